@@ -1,0 +1,1 @@
+//! The load generator behind `mqttctl bench`. May name `mqtt`, `client`, `auth`.

@@ -1,0 +1,1 @@
+//! Sockets, sessions, routing and delivery. May name `mqtt`, `auth`, `config`, `store`, `process`; never Kubernetes.

@@ -1,0 +1,55 @@
+//! Where the documents are: below `etc` (`/etc/mqtt` in a pod), one directory per mounted ConfigMap or Secret.
+
+use std::path::{Path, PathBuf};
+
+/// The directory of a broker's documents.
+#[derive(Clone, Debug)]
+pub struct Etc(pub PathBuf);
+
+impl Etc {
+    /// The mount point in a pod.
+    pub const IN_POD: &str = "/etc/mqtt";
+
+    /// [`super::broker::Broker`].
+    pub fn broker(&self) -> PathBuf {
+        self.0.join("config/broker.json")
+    }
+
+    /// [`super::bridge::Bridge`].
+    pub fn bridge(&self) -> PathBuf {
+        self.0.join("config/bridge.json")
+    }
+
+    /// The public keys, a JWK Set.
+    pub fn jwks(&self) -> PathBuf {
+        self.0.join("jwks/jwks.json")
+    }
+
+    /// The password hashes, [`super::broker::Users`].
+    pub fn users(&self) -> PathBuf {
+        self.0.join("users/users.json")
+    }
+
+    /// The bridge's password, alone in the file.
+    pub fn bridge_password(&self) -> PathBuf {
+        self.0.join("bridge/password")
+    }
+
+    /// The credentials for Elasticsearch: files `username` and `password`, or `apiKey`.
+    pub fn elasticsearch_credentials(&self) -> PathBuf {
+        self.0.join("elasticsearch")
+    }
+
+    /// The certificate authorities that Elasticsearch is verified with, PEM.
+    pub fn elasticsearch_ca(&self) -> PathBuf {
+        self.0.join("elasticsearch-ca/ca.crt")
+    }
+}
+
+/// State that survives a restart of the container.
+pub const STATE_IN_POD: &str = "/var/lib/mqtt";
+
+/// `etc` as a default for flags.
+pub fn etc_in_pod() -> &'static Path {
+    Path::new(Etc::IN_POD)
+}

@@ -1,0 +1,1 @@
+//! Bytes → packet and packet → bytes.

@@ -1,0 +1,1 @@
+//! What a peer did that the specification forbids.

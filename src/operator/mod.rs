@@ -1,0 +1,1 @@
+//! observe → plan → build → apply → status. Never opens an MQTT connection.

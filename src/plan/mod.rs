@@ -1,0 +1,1 @@
+//! What an `MqttBroker` asks for, worked out once and purely: spec → validated settings → `config` values.

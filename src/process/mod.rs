@@ -1,0 +1,1 @@
+//! Being a process: logs, signals, probes, metrics.
