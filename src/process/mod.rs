@@ -1,1 +1,11 @@
 //! Being a process: logs, signals, probes, metrics.
+//!
+//! What `mqtt-broker`, `mqtt-bridge`, `mqtt-operator` and `mqttctl up` share. Knows nothing of MQTT or Kubernetes: a room
+//! brings its own metrics and routes. Names no other room.
+
+pub mod admin;
+pub mod logs;
+pub mod shutdown;
+
+pub use admin::{Admin, Readiness};
+pub use shutdown::Shutdown;
