@@ -1,1 +1,6 @@
+//! Everything below the end-to-end test: real sockets, real clients, real servers.
 
+// The helpers of tests are outside `#[test]` functions, where clippy takes them for production code.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod architecture;
