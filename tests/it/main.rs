@@ -3,4 +3,8 @@
 // The helpers of tests are outside `#[test]` functions, where clippy takes them for production code.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod architecture;
+mod lab;

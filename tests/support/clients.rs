@@ -1,0 +1,85 @@
+//! A broker and clients that are not ours.
+
+use std::fmt::Write as _;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::lab::{cache, free_ports};
+use super::wait::wait_until;
+
+/// The mosquitto broker on loopback, ended when this value is dropped.
+#[derive(Debug)]
+pub struct Mosquitto {
+    port: u16,
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Mosquitto {
+    /// Starts one that admits everybody, with further lines of `mosquitto.conf`.
+    pub fn start(lines: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let [port] = free_ports();
+        let mut configuration = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
+        for line in lines {
+            let _ = writeln!(configuration, "{line}");
+        }
+        let path = directory.path().join("mosquitto.conf");
+        std::fs::write(&path, configuration).expect("a writable directory");
+        let child = Command::new(debian("mosquitto", "mosquitto"))
+            .arg("-c")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mosquitto starts");
+        wait_until(Duration::from_secs(10), "listening mosquitto", || TcpStream::connect(("127.0.0.1", port)));
+        Self { port, child, _directory: directory }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `mosquitto_pub` or `mosquitto_sub`.
+pub fn mosquitto_client(name: &str) -> Command {
+    Command::new(debian(name, "mosquitto-clients"))
+}
+
+/// The two majors of paho-mqtt: devices in the field use both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paho {
+    V1_6,
+    V2,
+}
+
+/// A Python that has paho-mqtt of the given major, to be given a script.
+pub fn paho(version: Paho) -> Command {
+    let environment = match version {
+        Paho::V1_6 => "paho1",
+        Paho::V2 => "paho2",
+    };
+    let python = cache().join("python").join(environment).join("bin/python");
+    assert!(python.exists(), "{} is missing: run tests/lab/python, or tests/run, which does it", python.display());
+    Command::new(python)
+}
+
+/// A program of a Debian package; servers are in `/usr/sbin`, which is not in everybody's `PATH`.
+fn debian(program: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file());
+    found.unwrap_or_else(|| panic!("{program} is missing: apt-get install {package}, or tests/run, which does it"))
+}

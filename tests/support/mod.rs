@@ -1,0 +1,23 @@
+//! What the tests of both binaries stand on: real servers and clients, started once per test process and gone with it.
+//!
+//! * [`ApiServer`]: etcd and kube-apiserver. `ApiServer::shared().client().await`, then [`with_temp_namespace`].
+//! * [`Elasticsearch`]: `Elasticsearch::shared().url()`; `Elasticsearch::start(&[])` for one that a test may stop.
+//! * [`Mosquitto`], [`mosquitto_client`], [`paho`]: a broker and clients that are not ours.
+//! * [`await_until`], [`wait_until`]: a condition with a deadline, in place of every sleep.
+//!
+//! Nothing here is skipped: a missing part fails the test with the line that says how to get it.
+
+// Each of the two test binaries uses a part of this.
+#![allow(dead_code, unused_imports)]
+
+mod apiserver;
+mod clients;
+mod elasticsearch;
+mod lab;
+mod wait;
+
+pub use apiserver::{ApiServer, with_temp_namespace};
+pub use clients::{Mosquitto, Paho, mosquitto_client, paho};
+pub use elasticsearch::Elasticsearch;
+pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file};
+pub use wait::{await_until, wait_until};
