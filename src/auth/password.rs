@@ -1,0 +1,148 @@
+//! Passwords: argon2id hashes in PHC form.
+
+use std::sync::Arc;
+
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
+
+use super::identity::{Identity, Refusal};
+
+/// KiB of memory, passes and lanes of a new hash.
+const MEMORY: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+
+/// A hash in a document may ask for at most this much, so that a wrong file cannot take the broker's memory or time.
+const MOST_MEMORY: u32 = 256 * 1024;
+const MOST_PASSES: u32 = 16;
+
+/// The hash of no password, verified for users that do not exist, so that the time does not tell them apart.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keSBubw$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Why a password was not hashed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    #[error("an empty password is no password")]
+    Empty,
+    #[error("hash the password: {0}")]
+    Hash(String),
+}
+
+/// Why a text is not the hash of a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashError {
+    #[error("not a PHC string: {0}")]
+    Malformed(String),
+    #[error("hashed with `{0}`; only argon2id is known")]
+    Algorithm(String),
+    #[error("asks for {memory} KiB and {passes} passes; at most {MOST_MEMORY} KiB and {MOST_PASSES} are taken")]
+    Expensive { memory: u32, passes: u32 },
+}
+
+/// Hashes a password with argon2id (19 MiB, 2 passes, 1 lane) into a PHC string.
+pub fn hash(password: &[u8], salt: [u8; 16]) -> Result<String, PasswordError> {
+    if password.is_empty() {
+        return Err(PasswordError::Empty);
+    }
+    let failed = |error: &dyn std::fmt::Display| PasswordError::Hash(error.to_string());
+    let params = Params::new(MEMORY, PASSES, LANES, None).map_err(|error| failed(&error))?;
+    let salt = SaltString::encode_b64(&salt).map_err(|error| failed(&error))?;
+    let hash = Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password(password, &salt)
+        .map_err(|error| failed(&error))?;
+    Ok(hash.to_string())
+}
+
+/// Checks that a text is a hash that [`verify`] can work with.
+pub(super) fn check_hash(phc: &str) -> Result<(), HashError> {
+    let malformed = |error: argon2::password_hash::Error| HashError::Malformed(error.to_string());
+    let hash = PasswordHash::new(phc).map_err(malformed)?;
+    if hash.algorithm != Algorithm::Argon2id.ident() {
+        return Err(HashError::Algorithm(hash.algorithm.to_string()));
+    }
+    if hash.hash.is_none() || hash.salt.is_none() {
+        return Err(HashError::Malformed("the salt or the hash is missing".to_owned()));
+    }
+    let params = Params::try_from(&hash).map_err(malformed)?;
+    if params.m_cost() > MOST_MEMORY || params.t_cost() > MOST_PASSES {
+        return Err(HashError::Expensive { memory: params.m_cost(), passes: params.t_cost() });
+    }
+    Ok(())
+}
+
+/// Whether the password is the one that was hashed. Takes tens of milliseconds and tens of megabytes.
+pub fn verify(password: &[u8], phc: &str) -> bool {
+    check_hash(phc).is_ok()
+        && PasswordHash::new(phc).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+}
+
+/// A password that is still to be verified.
+pub struct PasswordCheck {
+    password: Box<[u8]>,
+    /// The user's hash and who the user is; absent for a user that does not exist or has no password.
+    user: Option<(Arc<str>, Identity)>,
+    log: String,
+}
+
+impl std::fmt::Debug for PasswordCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PasswordCheck").field("known", &self.user.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl PasswordCheck {
+    pub(super) fn new(password: &[u8], user: Option<(Arc<str>, Identity)>, log: String) -> Self {
+        Self { password: password.into(), user, log }
+    }
+
+    /// Verifies the password. Slow by design; the same for a user that does not exist.
+    pub fn verify(self) -> Result<Identity, Refusal> {
+        let Some((hash, identity)) = self.user else {
+            verify(&self.password, NOBODY);
+            return Err(Refusal::bad(self.log));
+        };
+        if verify(&self.password, &hash) { Ok(identity) } else { Err(Refusal::bad(self.log)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_argon2id_with_the_documented_cost_and_verifies_only_its_password() {
+        let phc = hash(b"mqtt_password", [7; 16]).unwrap();
+        assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
+        assert!(verify(b"mqtt_password", &phc));
+        assert!(!verify(b"mqtt_passwore", &phc));
+        assert!(!verify(b"", &phc));
+    }
+
+    #[test]
+    fn an_empty_password_is_not_hashed() {
+        assert_eq!(hash(b"", [7; 16]), Err(PasswordError::Empty));
+    }
+
+    #[test]
+    fn the_hash_of_nobody_costs_what_a_real_one_costs() {
+        assert_eq!(check_hash(NOBODY), Ok(()));
+        let nobody = PasswordHash::new(NOBODY).unwrap();
+        let real = hash(b"x", [1; 16]).unwrap();
+        let real = PasswordHash::new(&real).unwrap();
+        assert_eq!(nobody.params.to_string(), real.params.to_string());
+        assert_eq!(nobody.hash.unwrap().len(), real.hash.unwrap().len());
+    }
+
+    #[test]
+    fn hashes_that_cannot_be_verified_are_refused_when_they_are_read() {
+        for phc in
+            ["", "plain", "$argon2id$v=19$m=19456,t=2,p=1", "$argon2i$v=19$m=64,t=1,p=1$bm9ib2R5$AAAAAAAAAAAAAAAA"]
+        {
+            assert!(check_hash(phc).is_err(), "{phc:?}");
+            assert!(!verify(b"", phc), "{phc:?}");
+        }
+        let huge = NOBODY.replace("m=19456", "m=4000000");
+        assert!(matches!(check_hash(&huge), Err(HashError::Expensive { memory: 4_000_000, .. })));
+    }
+}

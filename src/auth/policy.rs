@@ -1,0 +1,276 @@
+//! An immutable snapshot of who may connect and what they may do. On a reload it is replaced as a whole.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use serde_json::Map;
+
+use super::grants::{Grants, RuleError, Statement};
+use super::identity::{BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, Verdict, is_reserved};
+use super::key::KeySet;
+use super::password::{self, HashError, PasswordCheck};
+use super::rule::Rule;
+use super::settings::{Jwt, Settings};
+use super::template::Values;
+use super::token;
+use crate::mqtt::ReasonCode;
+
+/// What a policy is made from beside its settings.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The keys that tokens are verified with. An empty set means that no token is accepted.
+    pub jwks: KeySet,
+    /// User names and the PHC strings of their passwords.
+    pub hashes: Vec<(String, String)>,
+    /// Absent means that nobody is the bridge.
+    pub bridge: Option<Bridge>,
+}
+
+/// How the bridge is known, and all that it may subscribe to.
+#[derive(Clone)]
+pub struct Bridge {
+    pub password: Vec<u8>,
+    pub topics: Vec<String>,
+}
+
+impl std::fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bridge").field("topics", &self.topics).finish_non_exhaustive()
+    }
+}
+
+/// Who may connect and what they may do.
+#[derive(Debug)]
+pub struct Policy {
+    jwt: Jwt,
+    keys: KeySet,
+    users: HashMap<String, User>,
+    groups: HashMap<String, Vec<Statement>>,
+    deny: Vec<Statement>,
+    anonymous: Option<Vec<Statement>>,
+    bridge: Option<Bridge>,
+}
+
+struct User {
+    groups: Vec<String>,
+    rules: Vec<Statement>,
+    hash: Option<Arc<str>>,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("groups", &self.groups).field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+/// Why a policy cannot be used, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    #[error("{at}.{source}")]
+    Rule { at: String, source: RuleError },
+    #[error("{at}: there is no group `{group}`")]
+    UnknownGroup { at: String, group: String },
+    #[error("{at}.name: `{name}` is there twice")]
+    Duplicate { at: String, name: String },
+    #[error("{at}.name: is empty")]
+    EmptyName { at: String },
+    #[error("{at}.name: `{name}` begins with `system:`, which is kept for parts of the broker")]
+    Reserved { at: String, name: String },
+    #[error("password hash of `{user}`: {source}")]
+    Hash { user: String, source: HashError },
+    #[error("the bridge's password is empty")]
+    BridgePassword,
+}
+
+/// Compiles a list of rules; an error names the rule, as in `deny[2].topic: …`.
+pub(super) fn compile(at: &str, rules: &[Rule]) -> Result<Vec<Statement>, PolicyError> {
+    let rule = |(index, rule)| {
+        Statement::compile(rule).map_err(|source| PolicyError::Rule { at: format!("{at}[{index}]"), source })
+    };
+    rules.iter().enumerate().map(rule).collect()
+}
+
+fn check_name<T>(at: &str, name: &str, known: &HashMap<String, T>) -> Result<(), PolicyError> {
+    let (at, name) = (at.to_owned(), name.to_owned());
+    if name.is_empty() {
+        Err(PolicyError::EmptyName { at })
+    } else if is_reserved(&name) {
+        Err(PolicyError::Reserved { at, name })
+    } else if known.contains_key(&name) {
+        Err(PolicyError::Duplicate { at, name })
+    } else {
+        Ok(())
+    }
+}
+
+impl Policy {
+    /// Checks everything that a policy is made from. An error means that the last good policy stays.
+    pub fn new(settings: &Settings, sources: Sources) -> Result<Self, PolicyError> {
+        let mut groups = HashMap::new();
+        for (index, group) in settings.groups.iter().enumerate() {
+            let at = format!("groups[{index}]");
+            check_name(&at, &group.name, &groups)?;
+            groups.insert(group.name.clone(), compile(&format!("{at}.acl"), &group.acl)?);
+        }
+        let mut hashes: HashMap<String, Arc<str>> = HashMap::new();
+        for (user, hash) in sources.hashes {
+            password::check_hash(&hash).map_err(|source| PolicyError::Hash { user: user.clone(), source })?;
+            hashes.insert(user, hash.into());
+        }
+        let mut users = HashMap::new();
+        for (index, user) in settings.users.iter().enumerate() {
+            let at = format!("users[{index}]");
+            check_name(&at, &user.name, &users)?;
+            if let Some((index, group)) = user.groups.iter().enumerate().find(|(_, group)| !groups.contains_key(*group))
+            {
+                return Err(PolicyError::UnknownGroup { at: format!("{at}.groups[{index}]"), group: group.clone() });
+            }
+            let rules = compile(&format!("{at}.acl"), &user.acl)?;
+            let hash = hashes.remove(&user.name);
+            users.insert(user.name.clone(), User { groups: user.groups.clone(), rules, hash });
+        }
+        if sources.bridge.as_ref().is_some_and(|bridge| bridge.password.is_empty()) {
+            return Err(PolicyError::BridgePassword);
+        }
+        let anonymous = settings.anonymous.as_ref();
+        Ok(Self {
+            jwt: settings.jwt.clone(),
+            keys: sources.jwks,
+            users,
+            groups,
+            deny: compile("deny", &settings.deny)?,
+            anonymous: anonymous.map(|anonymous| compile("anonymous.acl", &anonymous.acl)).transpose()?,
+            bridge: sources.bridge,
+        })
+    }
+
+    /// The key ids that tokens are verified with.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.keys.ids()
+    }
+
+    /// The users whose password hash is loaded, sorted.
+    pub fn user_names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.users.iter().filter(|(_, user)| user.hash.is_some()).map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Who presents this at `now`, in seconds of Unix time. What is presented and wrong is refused, never downgraded.
+    pub fn authenticate(&self, presented: &Presented<'_>, now: u64) -> Verdict {
+        let decided =
+            if presented.internal { self.authenticate_bridge(presented) } else { self.decide(presented, now) };
+        decided.unwrap_or_else(Verdict::Refused)
+    }
+
+    fn decide(&self, presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {
+        if presented.username.is_some_and(is_reserved) {
+            return Err(Refusal::bad("user names that begin with `system:` are refused here"));
+        }
+        match (presented.method, presented.data, presented.password) {
+            (Some(method), _, _) if !is_token_method(method) => {
+                Err(Refusal::new(ReasonCode::BAD_AUTHENTICATION_METHOD, 5, "the authentication method is unknown"))
+            }
+            (Some(_), Some(data), None) => self.authenticate_token(data, presented, now),
+            (Some(_), None, None) => Err(Refusal::bad("an authentication method without authentication data")),
+            (Some(_), _, Some(_)) => Err(Refusal::bad("a password and an authentication method at once")),
+            (None, Some(_), _) => Err(Refusal::bad("authentication data without an authentication method")),
+            (None, None, Some(password)) if token::looks_like_token(password) => {
+                self.authenticate_token(password, presented, now)
+            }
+            (None, None, Some(password)) => self.authenticate_password(password, presented.username),
+            (None, None, None) => self.authenticate_anonymous(presented.username),
+        }
+    }
+
+    fn authenticate_bridge(&self, presented: &Presented<'_>) -> Result<Verdict, Refusal> {
+        let bridge = self.bridge.as_ref().ok_or_else(|| Refusal::bad("there is no bridge"))?;
+        match presented {
+            Presented { username: Some(BRIDGE_USER), password: Some(password), method: None, data: None, .. }
+                if verify_slices_are_equal(password, &bridge.password).is_ok() =>
+            {
+                Ok(Verdict::Accepted(Identity::new(Principal::Bridge, Credential::Bridge)))
+            }
+            _ => Err(Refusal::bad("not the bridge's user name and password")),
+        }
+    }
+
+    fn authenticate_anonymous(&self, username: Option<&str>) -> Result<Verdict, Refusal> {
+        if username.is_some() {
+            return Err(Refusal::bad("a user name without a password"));
+        }
+        if self.anonymous.is_none() {
+            return Err(Refusal::new(
+                ReasonCode::NOT_AUTHORIZED,
+                5,
+                "no credentials, and anonymous clients are not allowed",
+            ));
+        }
+        Ok(Verdict::Accepted(Identity::new(Principal::Anonymous, Credential::Nothing)))
+    }
+
+    fn authenticate_password(&self, password: &[u8], username: Option<&str>) -> Result<Verdict, Refusal> {
+        let name = username.ok_or_else(|| Refusal::bad("a password without a user name"))?;
+        let user = self.users.get(name).map(|user| &user.hash);
+        let (known, log) = match user {
+            None => (None, format!("there is no user {name:?}")),
+            Some(None) => (None, format!("user {name:?} has no password here")),
+            Some(Some(hash)) => {
+                let identity = Identity::new(Principal::User(name.to_owned()), Credential::Password);
+                (Some((Arc::clone(hash), identity)), format!("wrong password for user {name:?}"))
+            }
+        };
+        Ok(Verdict::CheckPassword(PasswordCheck::new(password, known, log)))
+    }
+
+    fn authenticate_token(&self, token: &[u8], presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {
+        let verified =
+            token::verify(token, &self.keys, &token::Expected::from(&self.jwt), now).map_err(Refusal::from)?;
+        token::admit(verified, presented, self.jwt.bind_client_id).map(Verdict::Accepted)
+    }
+
+    /// What the client may do under this policy.
+    pub fn grants(&self, identity: &Identity, client_id: &str) -> Grants {
+        let none = Map::new();
+        let user = match &identity.principal {
+            Principal::User(name) => self.users.get_key_value(name),
+            _ => None,
+        };
+        match &identity.credential {
+            Credential::Bridge => self.bridge.as_ref().map_or_else(Grants::deny_all, |it| Grants::bridge(&it.topics)),
+            Credential::Nothing => {
+                let Some(rules) = &self.anonymous else { return Grants::deny_all() };
+                let values = Values { client_id, username: None, subject: None, claims: &none };
+                Grants::from_statements(self.deny.iter().chain(rules), &values)
+            }
+            Credential::Password => {
+                let Some((name, user)) = user else { return Grants::deny_all() };
+                let values = Values { client_id, username: Some(name), subject: Some(name), claims: &none };
+                let rules = self.deny.iter().chain(&user.rules);
+                Grants::from_statements(rules.chain(self.group_rules(user.groups.iter())), &values)
+            }
+            Credential::Token(token) => {
+                let username = token.username.as_deref().or(Some(&token.subject));
+                let values = Values { client_id, username, subject: Some(&token.subject), claims: &token.claims };
+                let groups = user.iter().flat_map(|(_, user)| &user.groups).chain(&token.groups);
+                let rules = self.deny.iter().chain(&token.rules).chain(user.iter().flat_map(|(_, user)| &user.rules));
+                Grants::from_statements(rules.chain(self.group_rules(groups)), &values)
+            }
+        }
+    }
+
+    /// The rules of the groups, in order; a group that is not there has none.
+    fn group_rules<'a>(&'a self, names: impl Iterator<Item = &'a String>) -> impl Iterator<Item = &'a Statement> {
+        names.filter_map(|name| self.groups.get(name)).flatten()
+    }
+}
+
+/// The names under which MQTT 5 clients announce a token.
+fn is_token_method(method: &str) -> bool {
+    matches!(method, "JWT" | "OAUTH2-JWT" | "CUSTOM-JWT")
+}
+
+#[cfg(test)]
+mod tests;

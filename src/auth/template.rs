@@ -1,0 +1,206 @@
+//! The topic of a rule before the client is known: a filter with places for the client's own values.
+
+use serde_json::{Map, Value};
+
+use super::filter::{self, Filter, FilterError, Level};
+use super::rule::Permission;
+
+/// What a placeholder may take its value from.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    pub client_id: &'a str,
+    pub username: Option<&'a str>,
+    pub subject: Option<&'a str>,
+    pub claims: &'a Map<String, Value>,
+}
+
+/// The topic of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// After `eq `: this text, wildcards and all.
+    Exact(Box<str>, Filter),
+    Template(Template),
+}
+
+/// A filter with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    levels: Vec<TemplateLevel>,
+    tail: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum TemplateLevel {
+    Fixed(Level),
+    Parts(Vec<Part>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Placeholder(Placeholder),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Placeholder {
+    ClientId,
+    Username,
+    Subject,
+    Claim(String),
+}
+
+/// Why a text is not the topic of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("{0}")]
+    Filter(#[from] FilterError),
+    #[error("`{0}` is not closed")]
+    Unclosed(String),
+    #[error("`${{{0}}}` is unknown; there are ${{clientid}}, ${{username}}, ${{sub}} and ${{claims.NAME}}")]
+    Unknown(String),
+    #[error("`eq ` takes the rest literally, so a placeholder there would never match")]
+    InExact,
+    #[error("a first level that begins with `$` takes no placeholder")]
+    Dollar,
+    #[error("a rule is about the filter without `$share/…/`; say `share` for the group")]
+    Share,
+}
+
+impl Pattern {
+    /// Reads the topic of a rule.
+    pub fn parse(topic: &str) -> Result<Self, TemplateError> {
+        let exact = topic.strip_prefix("eq ");
+        let filter = exact.unwrap_or(topic);
+        if filter == "$share" || filter.starts_with("$share/") {
+            return Err(TemplateError::Share);
+        }
+        if let Some(exact) = exact {
+            if exact.contains("${") {
+                return Err(TemplateError::InExact);
+            }
+            return Ok(Self::Exact(exact.into(), Filter::parse(exact)?));
+        }
+        if topic.is_empty() {
+            return Err(FilterError::Empty.into());
+        }
+        let (head, tail) = filter::split_tail(topic);
+        let levels: Vec<TemplateLevel> =
+            head.map_or_else(|| Ok(Vec::new()), |head| head.split('/').map(parse_level).collect())?;
+        if let Some(TemplateLevel::Parts(parts)) = levels.first()
+            && let Some(Part::Text(text)) = parts.first()
+            && text.starts_with('$')
+        {
+            return Err(TemplateError::Dollar);
+        }
+        Ok(Self::Template(Template { levels, tail }))
+    }
+}
+
+impl Template {
+    /// Whether the filter is the same for every client.
+    pub fn is_fixed(&self) -> bool {
+        self.levels.iter().all(|level| matches!(level, TemplateLevel::Fixed(_)))
+    }
+
+    /// The filter for one client. A placeholder without a usable value makes an allow rule disappear, and a deny rule
+    /// apply whatever that level is.
+    pub fn resolve(&self, values: &Values<'_>, permission: Permission) -> Option<Filter> {
+        let mut levels = Vec::with_capacity(self.levels.len());
+        for (index, level) in self.levels.iter().enumerate() {
+            levels.push(match level {
+                TemplateLevel::Fixed(level) => level.clone(),
+                TemplateLevel::Parts(parts) => match (fill(parts, index == 0, values), permission) {
+                    (Some(text), _) => Level::Literal(text.into()),
+                    (None, Permission::Allow) => return None,
+                    (None, Permission::Deny) => Level::Any,
+                },
+            });
+        }
+        Some(Filter::new(levels, self.tail))
+    }
+}
+
+/// The text of a level, unless a value in it is missing or would change what the rule is about.
+fn fill(parts: &[Part], first: bool, values: &Values<'_>) -> Option<String> {
+    let mut text = String::new();
+    for part in parts {
+        match part {
+            Part::Text(part) => text.push_str(part),
+            Part::Placeholder(placeholder) => {
+                let number;
+                let value = match placeholder {
+                    Placeholder::ClientId => values.client_id,
+                    Placeholder::Username => values.username?,
+                    Placeholder::Subject => values.subject?,
+                    Placeholder::Claim(name) => match values.claims.get(name)? {
+                        Value::String(value) => value,
+                        Value::Number(value) if value.is_u64() || value.is_i64() => {
+                            number = value.to_string();
+                            &number
+                        }
+                        _ => return None,
+                    },
+                };
+                if !usable(value) {
+                    return None;
+                }
+                text.push_str(value);
+            }
+        }
+    }
+    (!(first && text.starts_with('$'))).then_some(text)
+}
+
+fn usable(value: &str) -> bool {
+    !value.is_empty()
+        && !value.contains(|character: char| matches!(character, '/' | '+' | '#') || character.is_control())
+}
+
+fn parse_level(text: &str) -> Result<TemplateLevel, TemplateError> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some((start, placeholder, end)) = next_placeholder(rest)? {
+        if start > 0 {
+            parts.push(Part::Text(rest[..start].to_owned()));
+        }
+        parts.push(Part::Placeholder(placeholder));
+        rest = &rest[end..];
+    }
+    if parts.is_empty() {
+        return Ok(TemplateLevel::Fixed(filter::level(text)?));
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    for part in &parts {
+        if let Part::Text(text) = part {
+            filter::literal(text)?;
+        }
+    }
+    Ok(TemplateLevel::Parts(parts))
+}
+
+/// The first placeholder: where it starts, what it is, where it ends.
+fn next_placeholder(text: &str) -> Result<Option<(usize, Placeholder, usize)>, TemplateError> {
+    let starts = [("${", None), ("%c", Some(Placeholder::ClientId)), ("%u", Some(Placeholder::Username))];
+    let first =
+        starts.into_iter().filter_map(|(mark, alias)| Some((text.find(mark)?, alias))).min_by_key(|(at, _)| *at);
+    let Some((start, alias)) = first else { return Ok(None) };
+    if let Some(alias) = alias {
+        return Ok(Some((start, alias, start + 2)));
+    }
+    let Some(length) = text[start..].find('}') else {
+        return Err(TemplateError::Unclosed(text[start..].to_owned()));
+    };
+    let name = &text[start + 2..start + length];
+    let placeholder = match name {
+        "clientid" => Placeholder::ClientId,
+        "username" => Placeholder::Username,
+        "sub" => Placeholder::Subject,
+        _ => match name.strip_prefix("claims.") {
+            Some(claim) if !claim.is_empty() => Placeholder::Claim(claim.to_owned()),
+            _ => return Err(TemplateError::Unknown(name.to_owned())),
+        },
+    };
+    Ok(Some((start, placeholder, start + length + 1)))
+}

@@ -1,0 +1,345 @@
+//! Tokens: signed claims about who a client is and what it may do.
+//!
+//! The algorithm is that of the key, never that of the token; the types of claims are strict; a claim that appears
+//! twice, or an `acl` that cannot be understood, refuses the whole token.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+
+use super::grants::Statement;
+use super::identity::{Credential, Identity, Presented, Principal, Refusal, TokenCredential, is_reserved};
+use super::json;
+use super::key::KeySet;
+use super::policy;
+use super::rule::{Action, Permission, Rule};
+use super::settings::Jwt;
+use crate::mqtt::ReasonCode;
+
+/// Bytes; a longer token is refused before it is looked at.
+pub const MAX_TOKEN: usize = 8 * 1024;
+
+/// Seconds by which the clock of whoever issued a token may be ahead.
+pub const LEEWAY: u64 = 30;
+
+/// The claim that carries the rules, unless the object says otherwise.
+pub const DEFAULT_ACL_CLAIM: &str = "acl";
+
+/// What a token must say.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    pub issuer: &'a str,
+    pub audience: &'a str,
+    /// Seconds between `iat` and `exp`.
+    pub max_ttl: u64,
+    /// The claim that carries the rules.
+    pub acl_claim: &'a str,
+}
+
+impl<'a> From<&'a Jwt> for Expected<'a> {
+    fn from(jwt: &'a Jwt) -> Self {
+        let acl_claim = if jwt.acl_claim.is_empty() { DEFAULT_ACL_CLAIM } else { &jwt.acl_claim };
+        Self { issuer: &jwt.issuer, audience: &jwt.audience, max_ttl: jwt.max_token_ttl, acl_claim }
+    }
+}
+
+/// Why a token is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Nothing that the token says may be believed.
+    #[error("{0}")]
+    Unverified(String),
+    /// The signature is right, but the token is not one that is accepted here.
+    #[error("token: {0}")]
+    Claims(String),
+    #[error("token expired {} ago", duration(*.0))]
+    Expired(u64),
+    #[error("token is not valid for another {}", duration(*.0))]
+    NotYetValid(u64),
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        let text = error.to_string();
+        match error {
+            TokenError::Unverified(_) => Self::bad(text),
+            TokenError::Claims(_) => Self { public: Some(text.clone()), ..Self::bad(text) },
+            TokenError::Expired(_) | TokenError::NotYetValid(_) => {
+                Self { public: Some(text.clone()), ..Self::new(ReasonCode::NOT_AUTHORIZED, 4, text) }
+            }
+        }
+    }
+}
+
+/// Seconds in words: `12 s`, `41 min`, `3 h`, `5 d`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Whether a password is meant as a token: three parts or more, and the first one begins a JSON object. Such a password
+/// is never compared with a hash.
+pub fn looks_like_token(password: &[u8]) -> bool {
+    let dots = password.iter().filter(|byte| **byte == b'.').count();
+    let Some(start) = password.get(..4).filter(|_| dots >= 2) else { return false };
+    let standard: Vec<u8> = start
+        .iter()
+        .map(|byte| match byte {
+            b'-' => b'+',
+            b'_' => b'/',
+            other => *other,
+        })
+        .collect();
+    let Ok(decoded) = STANDARD_NO_PAD.decode(standard) else { return false };
+    let text = decoded.trim_ascii_start();
+    text.is_empty() || text.starts_with(b"{")
+}
+
+/// A token whose signature and claims are right.
+#[derive(Debug)]
+pub struct Verified {
+    pub issuer: String,
+    pub subject: String,
+    /// Unix time in seconds.
+    pub expires_at: u64,
+    pub(super) credential: TokenCredential,
+}
+
+/// Verifies a token at `now`, in seconds of Unix time.
+pub fn verify(token: &[u8], keys: &KeySet, expected: &Expected<'_>, now: u64) -> Result<Verified, TokenError> {
+    let (kid, payload) = verify_signature(token, keys)?;
+    let claims = json::object(&payload).map_err(|error| TokenError::Claims(format!("read the claims: {error}")))?;
+    read_claims(claims, kid, expected, now)
+}
+
+/// The key id and the payload of a token whose signature is right.
+fn verify_signature(token: &[u8], keys: &KeySet) -> Result<(String, Vec<u8>), TokenError> {
+    let unverified = |text: &str| TokenError::Unverified(text.to_owned());
+    if token.len() > MAX_TOKEN {
+        return Err(unverified("the token is longer than 8 KiB"));
+    }
+    let token = std::str::from_utf8(token).map_err(|_| unverified("the token is not text"))?;
+    let (message, signature) = token.rsplit_once('.').ok_or_else(|| unverified("the token has not three parts"))?;
+    let (header, payload) = message
+        .split_once('.')
+        .filter(|(_, payload)| !payload.contains('.'))
+        .ok_or_else(|| unverified("the token has not three parts"))?;
+    let decode = |part: &str, what: &str| {
+        URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Unverified(format!("the token's {what} is not base64url")))
+    };
+    let (kid, alg) = read_header(&decode(header, "header")?)?;
+    let key = keys
+        .find(&kid)
+        .ok_or_else(|| TokenError::Unverified(format!("the token's key {} is not loaded", short(&kid))))?;
+    if alg != key.algorithm.name() {
+        let text = format!("the token says {}, its key {} is {}", short(&alg), short(&kid), key.algorithm);
+        return Err(TokenError::Unverified(text));
+    }
+    let payload = decode(payload, "payload")?;
+    decode(signature, "signature")?;
+    match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm.library()) {
+        Ok(true) => Ok((kid, payload)),
+        Ok(false) => Err(unverified("the token's signature is wrong")),
+        Err(error) => Err(TokenError::Unverified(format!("verify the token's signature: {error}"))),
+    }
+}
+
+/// The key id and the algorithm that a header names.
+fn read_header(header: &[u8]) -> Result<(String, String), TokenError> {
+    let header =
+        json::object(header).map_err(|error| TokenError::Unverified(format!("read the token's header: {error}")))?;
+    let unverified = |text: String| TokenError::Unverified(format!("the token's header: {text}"));
+    for name in ["crit", "jku", "jwk", "x5u", "x5c", "zip", "b64"] {
+        if header.contains_key(name) {
+            return Err(unverified(format!("`{name}` is not accepted")));
+        }
+    }
+    match header.get("typ") {
+        None => {}
+        Some(Value::String(typ)) if typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt") => {}
+        Some(_) => return Err(unverified("`typ` is neither `JWT` nor `at+jwt`".to_owned())),
+    }
+    let text = |name: &str| match header.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        Some(_) => Err(unverified(format!("`{name}` is not text"))),
+        None => Err(unverified(format!("`{name}` is missing"))),
+    };
+    Ok((text("kid")?, text("alg")?))
+}
+
+/// A text of unknown origin, quoted and cut for a log.
+fn short(text: &str) -> String {
+    format!("{:?}", text.chars().take(64).collect::<String>())
+}
+
+fn read_claims(
+    claims: Map<String, Value>,
+    kid: String,
+    expected: &Expected<'_>,
+    now: u64,
+) -> Result<Verified, TokenError> {
+    let issuer = required(text(&claims, "iss")?, "iss")?.to_owned();
+    if issuer != expected.issuer {
+        return Err(TokenError::Claims("`iss` is not this broker's".to_owned()));
+    }
+    if !texts(&claims, "aud", true)?.is_some_and(|audiences| audiences.iter().any(|it| it == expected.audience)) {
+        return Err(TokenError::Claims("`aud` is not this broker".to_owned()));
+    }
+    let subject = required(name(&claims, "sub")?, "sub")?.to_owned();
+    let username = name(&claims, "username")?.map(str::to_owned);
+    let client_ids = texts(&claims, "client_id", true)?;
+    if client_ids.as_ref().is_some_and(|ids| ids.is_empty() || ids.iter().any(String::is_empty)) {
+        return Err(TokenError::Claims("`client_id` is empty".to_owned()));
+    }
+    let groups = texts(&claims, "groups", false)?.unwrap_or_default();
+    text(&claims, "jti")?;
+    let rules = read_acl(claims.get(expected.acl_claim), expected.acl_claim)?;
+    let expires_at = check_times(&claims, expected.max_ttl, now)?;
+    let client_ids = client_ids.unwrap_or_default();
+    let credential = TokenCredential { kid, subject: subject.clone(), username, client_ids, groups, rules, claims };
+    Ok(Verified { issuer, subject, expires_at, credential })
+}
+
+/// Checks `iat`, `nbf` and `exp`; gives the latter.
+fn check_times(claims: &Map<String, Value>, max_ttl: u64, now: u64) -> Result<u64, TokenError> {
+    let expires = required(seconds(claims, "exp")?, "exp")?;
+    let issued = required(seconds(claims, "iat")?, "iat")?;
+    let not_before = seconds(claims, "nbf")?.unwrap_or(0);
+    let Some(ttl) = expires.checked_sub(issued) else {
+        return Err(TokenError::Claims("`exp` is before `iat`".to_owned()));
+    };
+    if ttl > max_ttl {
+        let text = format!("lives for {}; at most {} is accepted", duration(ttl), duration(max_ttl));
+        return Err(TokenError::Claims(text));
+    }
+    if now >= expires {
+        return Err(TokenError::Expired(now - expires));
+    }
+    let starts = issued.max(not_before);
+    if starts > now.saturating_add(LEEWAY) {
+        return Err(TokenError::NotYetValid(starts - now));
+    }
+    Ok(expires)
+}
+
+fn required<T>(value: Option<T>, claim: &str) -> Result<T, TokenError> {
+    value.ok_or_else(|| TokenError::Claims(format!("`{claim}` is missing")))
+}
+
+fn text<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
+    match claims.get(claim) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(TokenError::Claims(format!("`{claim}` is not text"))),
+    }
+}
+
+/// A name that a principal may have.
+fn name<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
+    let Some(name) = text(claims, claim)? else { return Ok(None) };
+    if name.is_empty() || name.contains(char::is_control) {
+        return Err(TokenError::Claims(format!("`{claim}` is empty or has control characters")));
+    }
+    if is_reserved(name) {
+        return Err(TokenError::Claims(format!("`{claim}` begins with `system:`")));
+    }
+    Ok(Some(name))
+}
+
+/// A list of texts, or, where `single` allows it, one text.
+fn texts(claims: &Map<String, Value>, claim: &str, single: bool) -> Result<Option<Vec<String>>, TokenError> {
+    let wrong = || TokenError::Claims(format!("`{claim}` is not a list of texts"));
+    match claims.get(claim) {
+        None => Ok(None),
+        Some(Value::String(text)) if single => Ok(Some(vec![text.clone()])),
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect::<Result<_, _>>()
+            .map(Some),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// Unix time in seconds; a fraction, a negative number or one beyond 64 bits is refused.
+fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, TokenError> {
+    match claims.get(claim) {
+        None => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(TokenError::Claims(format!("`{claim}` is not a number of seconds"))),
+        },
+    }
+}
+
+/// The rules of a token: a list of rules, or the three lists of filters `{"pub", "sub", "all"}`.
+fn read_acl(acl: Option<&Value>, claim: &str) -> Result<Vec<Statement>, TokenError> {
+    let rules = match acl {
+        None => Vec::new(),
+        Some(Value::Array(items)) => {
+            let rule = |(index, item): (usize, &Value)| {
+                serde_json::from_value::<Rule>(item.clone())
+                    .map_err(|error| TokenError::Claims(format!("{claim}[{index}]: {error}")))
+            };
+            items.iter().enumerate().map(rule).collect::<Result<_, _>>()?
+        }
+        Some(Value::Object(lists)) => {
+            let mut rules = Vec::new();
+            for list in lists.keys() {
+                let action = match list.as_str() {
+                    "pub" => Action::Publish,
+                    "sub" => Action::Subscribe,
+                    "all" => Action::All,
+                    _ => return Err(TokenError::Claims(format!("`{claim}` has an unknown list {}", short(list)))),
+                };
+                for topic in texts(lists, list, false)?.unwrap_or_default() {
+                    rules.push(Rule {
+                        permission: Permission::Allow,
+                        action,
+                        topic,
+                        qos: None,
+                        retain: None,
+                        share: None,
+                    });
+                }
+            }
+            rules
+        }
+        Some(_) => {
+            return Err(TokenError::Claims(format!("`{claim}` is neither a list of rules nor an object of lists")));
+        }
+    };
+    policy::compile(claim, &rules).map_err(|error| TokenError::Claims(error.to_string()))
+}
+
+/// Whether the bearer of a verified token may connect with this user name and client id.
+pub(super) fn admit(verified: Verified, presented: &Presented<'_>, bind_client_id: bool) -> Result<Identity, Refusal> {
+    let token = verified.credential;
+    let refuse = |text: String| Refusal {
+        public: Some(text.clone()),
+        ..Refusal::bad(format!("{text} (sub {:?})", verified.subject))
+    };
+    if let Some(username) = presented.username
+        && username != token.subject
+        && token.username.as_deref() != Some(username)
+    {
+        return Err(refuse("the user name is not that of the token".to_owned()));
+    }
+    let allowed = match token.client_ids.as_slice() {
+        [] => !bind_client_id || presented.client_id == token.subject,
+        ids => ids.iter().any(|id| id == presented.client_id),
+    };
+    if !allowed {
+        let refusal = refuse("the token is for another client id".to_owned());
+        return Err(Refusal { code: ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, return_code: 2, ..refusal });
+    }
+    let principal = Principal::User(verified.subject);
+    let credential = Credential::Token(Arc::new(token));
+    Ok(Identity { principal, expires_at: Some(verified.expires_at), credential })
+}
