@@ -12,3 +12,4 @@ pub mod violation;
 
 pub use packet::{Packet, PacketId, QoS, Version};
 pub use reason::ReasonCode;
+pub use violation::Violation;

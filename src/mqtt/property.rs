@@ -103,3 +103,47 @@ pub struct AuthProperties<'a> {
     pub reason_string: Option<&'a str>,
     pub user: UserProperties<'a>,
 }
+
+/// Identifiers of properties on the wire.
+pub mod id {
+    macro_rules! identifiers {
+        ($($name:ident = $value:literal, $text:literal;)*) => {
+            $(#[doc = $text] pub const $name: u32 = $value;)*
+
+            /// The name of a property, for messages.
+            pub fn name(id: u32) -> &'static str {
+                match id { $($value => $text,)* _ => "unknown property" }
+            }
+        };
+    }
+
+    identifiers! {
+        PAYLOAD_FORMAT_INDICATOR = 0x01, "Payload Format Indicator";
+        MESSAGE_EXPIRY_INTERVAL = 0x02, "Message Expiry Interval";
+        CONTENT_TYPE = 0x03, "Content Type";
+        RESPONSE_TOPIC = 0x08, "Response Topic";
+        CORRELATION_DATA = 0x09, "Correlation Data";
+        SUBSCRIPTION_IDENTIFIER = 0x0B, "Subscription Identifier";
+        SESSION_EXPIRY_INTERVAL = 0x11, "Session Expiry Interval";
+        ASSIGNED_CLIENT_IDENTIFIER = 0x12, "Assigned Client Identifier";
+        SERVER_KEEP_ALIVE = 0x13, "Server Keep Alive";
+        AUTHENTICATION_METHOD = 0x15, "Authentication Method";
+        AUTHENTICATION_DATA = 0x16, "Authentication Data";
+        REQUEST_PROBLEM_INFORMATION = 0x17, "Request Problem Information";
+        WILL_DELAY_INTERVAL = 0x18, "Will Delay Interval";
+        REQUEST_RESPONSE_INFORMATION = 0x19, "Request Response Information";
+        RESPONSE_INFORMATION = 0x1A, "Response Information";
+        SERVER_REFERENCE = 0x1C, "Server Reference";
+        REASON_STRING = 0x1F, "Reason String";
+        RECEIVE_MAXIMUM = 0x21, "Receive Maximum";
+        TOPIC_ALIAS_MAXIMUM = 0x22, "Topic Alias Maximum";
+        TOPIC_ALIAS = 0x23, "Topic Alias";
+        MAXIMUM_QOS = 0x24, "Maximum QoS";
+        RETAIN_AVAILABLE = 0x25, "Retain Available";
+        USER_PROPERTY = 0x26, "User Property";
+        MAXIMUM_PACKET_SIZE = 0x27, "Maximum Packet Size";
+        WILDCARD_SUBSCRIPTION_AVAILABLE = 0x28, "Wildcard Subscription Available";
+        SUBSCRIPTION_IDENTIFIER_AVAILABLE = 0x29, "Subscription Identifier Available";
+        SHARED_SUBSCRIPTION_AVAILABLE = 0x2A, "Shared Subscription Available";
+    }
+}

@@ -1,1 +1,0 @@
-//! Bytes → packet and packet → bytes.
