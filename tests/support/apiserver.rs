@@ -46,8 +46,7 @@ impl ApiServer {
 
     /// A configuration for an administrator, to be changed (impersonation, namespace) before it becomes a client.
     pub async fn config(&self) -> Config {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("the kubeconfig was just written");
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a valid kubeconfig")
+        read_config(&self.kubeconfig).await
     }
 
     /// A client of an administrator. Each test makes its own: a client's connections belong to the runtime of the test.
@@ -76,6 +75,12 @@ impl ApiServer {
         }
         client
     }
+}
+
+/// The configuration in a kubeconfig that a script of `tests/lab` wrote.
+pub(super) async fn read_config(path: &Path) -> Config {
+    let kubeconfig = Kubeconfig::read_from(path).expect("a kubeconfig that the script has written");
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a valid kubeconfig")
 }
 
 async fn install(definitions: &Api<CustomResourceDefinition>, definition: &CustomResourceDefinition) {

@@ -2,6 +2,7 @@
 //!
 //! * [`ApiServer`]: etcd and kube-apiserver. `ApiServer::shared().client().await`, then [`with_temp_namespace`].
 //! * [`Elasticsearch`]: `Elasticsearch::shared().url()`; `Elasticsearch::start(&[])` for one that a test may stop.
+//! * [`Node`]: a whole cluster, for the end-to-end test. [`LoadBalancer`]: what a cloud would bring, on either server.
 //! * [`Mosquitto`], [`mosquitto_client`], [`paho`]: a broker and clients that are not ours.
 //! * [`await_until`], [`wait_until`]: a condition with a deadline, in place of every sleep.
 //!
@@ -14,10 +15,12 @@ mod apiserver;
 mod clients;
 mod elasticsearch;
 mod lab;
+mod node;
 mod wait;
 
 pub use apiserver::{ApiServer, with_temp_namespace};
 pub use clients::{Mosquitto, Paho, mosquitto_client, paho};
 pub use elasticsearch::Elasticsearch;
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file};
+pub use node::{Grant, HOST, LoadBalancer, Node};
 pub use wait::{await_until, wait_until};
