@@ -1,4 +1,25 @@
 //! The custom resources as users write and read them: spec, status, condition types, validation rules.
 //!
 //! Logic-free, and the only room beside `operator` and `cli` that names Kubernetes crates. May name `auth::rule` only:
-//! one rule type is schema, token claim and rule.
+//! one rule type is schema, token claim and rule. [`manifest::read`] turns the text of a file into objects.
+
+pub mod crd;
+pub mod manifest;
+pub mod mqtt_broker;
+pub mod pod;
+pub mod status;
+mod tree;
+
+pub use mqtt_broker::{
+    Algorithm, Anonymous, Auth, Duration, Elasticsearch, Group, Jwt, Limits, Listener, MqttBroker, MqttBrokerSpec,
+    Protocol, Quantity, SecretKey, SecretName, Service, ServiceType, Telemetry, TrafficPolicy, User,
+};
+pub use pod::Pod;
+pub use status::{Condition, ConditionStatus, Endpoint, KeyState, MqttBrokerStatus};
+
+/// The API group.
+pub const GROUP: &str = "mqtt-operator.io";
+/// The version that is served and stored.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of an object.
+pub const API_VERSION: &str = "mqtt-operator.io/v1alpha1";

@@ -1,1 +1,345 @@
 //! What an `MqttBroker` asks for, worked out once and purely: spec → validated settings → `config` values.
+//!
+//! Used by the operator and by `up`. The addresses are those inside a pod; `up` replaces them, and the sink, and nothing
+//! else. May name `api`, `auth`, `config`, `mqtt`.
+
+pub mod names;
+mod rules;
+mod units;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::api::{self, MqttBroker, MqttBrokerSpec};
+use crate::auth::settings;
+use crate::config::{FORMAT, bridge, broker};
+
+pub use names::Names;
+
+/// Where the broker's probes, metrics and report are served in a pod.
+pub const BROKER_ADMIN_PORT: u16 = 9180;
+/// Where the bridge's are.
+pub const BRIDGE_ADMIN_PORT: u16 = 9181;
+/// Where the broker listens for the bridge, on loopback.
+pub const BRIDGE_LISTENER_PORT: u16 = 11_883;
+
+/// Everything that an object asks for, validated and with defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub namespace: String,
+    pub name: String,
+    /// The names of everything that is made for the object.
+    pub names: Names,
+    pub replicas: i32,
+    /// The image that the object asks for, in place of the operator's own.
+    pub image: Option<String>,
+    pub service: api::Service,
+    /// `broker.json`. Its listeners have the ports of the Service.
+    pub broker: broker::Broker,
+    /// `bridge.json`, with telemetry.
+    pub bridge: Option<bridge::Bridge>,
+    /// The user's Secrets for Elasticsearch.
+    pub elasticsearch: ElasticsearchSecrets,
+    /// In the order of the object.
+    pub users: Vec<UserPlan>,
+    /// How this broker's own tokens are signed.
+    pub algorithm: api::Algorithm,
+    pub pod: api::Pod,
+    pub paused: bool,
+}
+
+impl Plan {
+    /// The listeners of the object.
+    pub fn listeners(&self) -> &[broker::Listener] {
+        &self.broker.listeners
+    }
+
+    /// The names of the Secrets that the object refers to and that the operator does not make.
+    pub fn referenced_secrets(&self) -> BTreeSet<&str> {
+        let passwords = self.users.iter().filter_map(|user| match &user.password {
+            Password::FromSecret { name, .. } => Some(name.as_str()),
+            Password::Generate => None,
+        });
+        let elasticsearch = [&self.elasticsearch.credentials, &self.elasticsearch.ca];
+        passwords.chain(elasticsearch.into_iter().filter_map(Option::as_deref)).collect()
+    }
+}
+
+/// A user, and where the password comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserPlan {
+    pub name: String,
+    /// The Secret that the operator publishes user name and password in.
+    pub secret_name: String,
+    pub password: Password,
+}
+
+/// Where a password comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Password {
+    FromSecret { name: String, key: String },
+    Generate,
+}
+
+/// The names of the user's Secrets for Elasticsearch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ElasticsearchSecrets {
+    /// Keys `username` and `password`, or `apiKey`.
+    pub credentials: Option<String>,
+    /// Key `ca.crt`.
+    pub ca: Option<String>,
+}
+
+/// A field of the object that asks for something that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct Invalid {
+    /// `spec.auth.users[1].groups[0]`.
+    pub field: String,
+    pub message: String,
+}
+
+impl Invalid {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+/// Works out what an object asks for.
+///
+/// What the schema and the rules of the custom resource definition refuse is refused here again where it would mislead:
+/// an object can be older than a rule.
+pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
+    let name = object.metadata.name.clone().ok_or_else(|| Invalid::new("metadata.name", "is required"))?;
+    if name.len() > 40 {
+        return Err(Invalid::new("metadata.name", "must have at most 40 characters"));
+    }
+    let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".into());
+    let spec = &object.spec;
+    if !(0..=1).contains(&spec.replicas) {
+        return Err(Invalid::new("spec.replicas", "must be 0 or 1"));
+    }
+    let names = Names::new(&name);
+    let bridge = spec.telemetry.as_ref().map(|telemetry| bridge(&namespace, &name, telemetry)).transpose()?;
+    let broker = broker::Broker {
+        format: FORMAT,
+        namespace: namespace.clone(),
+        name: name.clone(),
+        listeners: listeners(&spec.listeners)?,
+        admin: everywhere(BROKER_ADMIN_PORT),
+        auth: settings(&namespace, &name, &spec.auth)?,
+        limits: limits(&spec.limits)?,
+        bridge: bridge
+            .as_ref()
+            .map(|bridge| broker::BridgeAccess { listen: bridge.broker, topics: bridge.topics.clone() }),
+    };
+    Ok(Plan {
+        users: users(&names, &spec.auth.users)?,
+        elasticsearch: elasticsearch_secrets(spec),
+        replicas: spec.replicas,
+        image: spec.image.clone(),
+        service: spec.service.clone(),
+        algorithm: algorithm(&spec.auth.jwt)?,
+        pod: spec.pod.clone(),
+        paused: spec.paused,
+        namespace,
+        name,
+        names,
+        broker,
+        bridge,
+    })
+}
+
+/// The `iss` of a broker's own tokens.
+pub fn issuer(namespace: &str, name: &str) -> String {
+    format!("mqttbroker/{namespace}/{name}")
+}
+
+/// The `aud` of a broker's own tokens.
+pub fn audience(namespace: &str, name: &str) -> String {
+    format!("mqtt://{namespace}/{name}")
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+fn listeners(listeners: &[api::Listener]) -> Result<Vec<broker::Listener>, Invalid> {
+    if listeners.is_empty() {
+        return Err(Invalid::new("spec.listeners", "must have at least 1 item"));
+    }
+    let (mut names, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    let mut planned = Vec::with_capacity(listeners.len());
+    for (index, listener) in listeners.iter().enumerate() {
+        let field = |name: &str| format!("spec.listeners[{index}].{name}");
+        if listener.name == "admin" || !names.insert(&listener.name) {
+            return Err(Invalid::new(field("name"), format!("{:?} is taken", listener.name)));
+        }
+        let reserved = [BROKER_ADMIN_PORT, BRIDGE_ADMIN_PORT, BRIDGE_LISTENER_PORT].contains(&listener.port);
+        if listener.port == 0 || reserved || !ports.insert(listener.port) {
+            return Err(Invalid::new(field("port"), format!("{} is taken", listener.port)));
+        }
+        planned.push(broker::Listener {
+            name: listener.name.clone(),
+            protocol: match listener.protocol {
+                api::Protocol::Mqtt => broker::Protocol::Mqtt,
+            },
+            // Both address families: a Service may have two.
+            address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            port: listener.port,
+        });
+    }
+    Ok(planned)
+}
+
+fn settings(namespace: &str, name: &str, auth: &api::Auth) -> Result<settings::Settings, Invalid> {
+    let groups: BTreeSet<&str> = auth.groups.iter().map(|group| group.name.as_str()).collect();
+    rules::check("spec.auth.deny", &auth.deny)?;
+    for (index, group) in auth.groups.iter().enumerate() {
+        let field = format!("spec.auth.groups[{index}]");
+        rules::check_name(&format!("{field}.name"), &group.name)?;
+        rules::check(&format!("{field}.acl"), &group.acl)?;
+    }
+    for (index, user) in auth.users.iter().enumerate() {
+        let field = format!("spec.auth.users[{index}]");
+        rules::check_name(&format!("{field}.name"), &user.name)?;
+        if user.acl.is_none() && user.groups.is_none() {
+            return Err(Invalid::new(field, "acl or groups is needed"));
+        }
+        rules::check(&format!("{field}.acl"), user.acl.as_deref().unwrap_or_default())?;
+        for (at, group) in user.groups.iter().flatten().enumerate() {
+            if !groups.contains(group.as_str()) {
+                return Err(Invalid::new(format!("{field}.groups[{at}]"), format!("there is no group {group:?}")));
+            }
+        }
+    }
+    if let Some(anonymous) = &auth.anonymous {
+        rules::check("spec.auth.anonymous.acl", &anonymous.acl)?;
+    }
+    Ok(settings::Settings {
+        jwt: jwt(namespace, name, &auth.jwt)?,
+        users: auth
+            .users
+            .iter()
+            .map(|user| settings::User {
+                name: user.name.clone(),
+                groups: user.groups.clone().unwrap_or_default(),
+                acl: user.acl.clone().unwrap_or_default(),
+            })
+            .collect(),
+        groups: auth
+            .groups
+            .iter()
+            .map(|group| settings::Group { name: group.name.clone(), acl: group.acl.clone() })
+            .collect(),
+        deny: auth.deny.clone(),
+        anonymous: auth.anonymous.as_ref().map(|anonymous| settings::Anonymous { acl: anonymous.acl.clone() }),
+    })
+}
+
+fn jwt(namespace: &str, name: &str, jwt: &api::Jwt) -> Result<settings::Jwt, Invalid> {
+    let max_token_ttl = units::seconds_or("spec.auth.jwt.maxTokenTtl", jwt.max_token_ttl.as_ref(), 8760 * 3600)?;
+    if max_token_ttl == 0 {
+        return Err(Invalid::new("spec.auth.jwt.maxTokenTtl", "must be longer than 0"));
+    }
+    Ok(settings::Jwt {
+        issuer: issuer(namespace, name),
+        audience: audience(namespace, name),
+        max_token_ttl,
+        bind_client_id: jwt.bind_client_id,
+        acl_claim: jwt.acl_claim.clone().unwrap_or_else(|| "acl".into()),
+    })
+}
+
+fn algorithm(jwt: &api::Jwt) -> Result<api::Algorithm, Invalid> {
+    if jwt.algorithm == api::Algorithm::HS256 && jwt.acknowledge_shared_secret != Some(true) {
+        return Err(Invalid::new("spec.auth.jwt.algorithm", "HS256 needs acknowledgeSharedSecret: true"));
+    }
+    Ok(jwt.algorithm)
+}
+
+fn users(names: &Names, users: &[api::User]) -> Result<Vec<UserPlan>, Invalid> {
+    let mut seen = BTreeSet::new();
+    let mut planned = Vec::with_capacity(users.len());
+    for (index, user) in users.iter().enumerate() {
+        let field = format!("spec.auth.users[{index}]");
+        if !seen.insert(&user.name) {
+            return Err(Invalid::new(format!("{field}.name"), format!("{:?} is taken", user.name)));
+        }
+        let password = match (&user.password_secret_ref, user.generate == Some(true)) {
+            (Some(reference), false) => {
+                Password::FromSecret { name: reference.name.clone(), key: reference.key.clone() }
+            }
+            (None, true) => Password::Generate,
+            _ => return Err(Invalid::new(field, "exactly one of passwordSecretRef and generate: true is needed")),
+        };
+        planned.push(UserPlan { name: user.name.clone(), secret_name: names.user_secret(&user.name), password });
+    }
+    Ok(planned)
+}
+
+fn limits(limits: &api::Limits) -> Result<broker::Limits, Invalid> {
+    let default = broker::Limits::default();
+    let field = |name: &str| format!("spec.limits.{name}");
+    let packet =
+        units::bytes_or(&field("maxPacketSize"), limits.max_packet_size.as_ref(), u64::from(default.max_packet_size))?;
+    // The upper bound is the protocol's: a remaining length of 268,435,455 bytes and a header of five.
+    if !(1024..=268_435_460).contains(&packet) {
+        return Err(Invalid::new(field("maxPacketSize"), "must be between 1Ki and 268435460"));
+    }
+    let expiry =
+        units::seconds_or(&field("sessionExpiry"), limits.session_expiry.as_ref(), default.session_expiry.into())?;
+    Ok(broker::Limits {
+        max_connections: limits.max_connections.unwrap_or(default.max_connections),
+        max_packet_size: packet as u32,
+        max_inflight: limits.max_inflight.unwrap_or(default.max_inflight).max(1),
+        max_queued_messages: limits.max_queued_messages.unwrap_or(default.max_queued_messages),
+        max_queued_bytes: units::bytes_or(
+            &field("maxQueuedBytes"),
+            limits.max_queued_bytes.as_ref(),
+            default.max_queued_bytes,
+        )?,
+        session_expiry: u32::try_from(expiry)
+            .map_err(|_| Invalid::new(field("sessionExpiry"), "must be at most 4294967295 seconds"))?,
+    })
+}
+
+fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bridge::Bridge, Invalid> {
+    if telemetry.topics.is_empty() {
+        return Err(Invalid::new("spec.telemetry.topics", "must have at least 1 item"));
+    }
+    for (index, topic) in telemetry.topics.iter().enumerate() {
+        rules::check_filter(&format!("spec.telemetry.topics[{index}]"), topic)?;
+    }
+    for (index, url) in telemetry.elasticsearch.urls.iter().enumerate() {
+        if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
+            let field = format!("spec.telemetry.elasticsearch.urls[{index}]");
+            return Err(Invalid::new(field, "must begin with http:// or https://"));
+        }
+    }
+    Ok(bridge::Bridge {
+        format: FORMAT,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        broker: SocketAddr::from((Ipv4Addr::LOCALHOST, BRIDGE_LISTENER_PORT)),
+        admin: everywhere(BRIDGE_ADMIN_PORT),
+        topics: telemetry.topics.clone(),
+        data_stream: telemetry.elasticsearch.data_stream.clone().unwrap_or_else(|| names::data_stream(namespace, name)),
+        dead_letters: names::dead_letters(namespace),
+        sink: bridge::Sink::Elasticsearch(bridge::Elasticsearch { urls: telemetry.elasticsearch.urls.clone() }),
+    })
+}
+
+fn elasticsearch_secrets(spec: &MqttBrokerSpec) -> ElasticsearchSecrets {
+    let name = |reference: &Option<api::SecretName>| reference.as_ref().map(|reference| reference.name.clone());
+    spec.telemetry
+        .as_ref()
+        .map(|telemetry| ElasticsearchSecrets {
+            credentials: name(&telemetry.elasticsearch.credentials_secret_ref),
+            ca: name(&telemetry.elasticsearch.ca_secret_ref),
+        })
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

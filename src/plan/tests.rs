@@ -1,0 +1,119 @@
+//! Objects as users write them, and what is made of them.
+
+use super::*;
+use crate::api::manifest;
+
+/// The plan of an object with this `spec`, past the checks of an API server, as an object that is older than a rule.
+fn plan_of(spec: &str) -> Result<Plan, Invalid> {
+    let spec: MqttBrokerSpec = serde_saphyr::from_str(spec).unwrap();
+    let mut object = MqttBroker::new("home", spec);
+    object.metadata.namespace = Some("shop".into());
+    plan(&object)
+}
+
+fn refused(spec: &str) -> String {
+    plan_of(spec).unwrap_err().to_string()
+}
+
+#[test]
+fn empty_spec_is_one_closed_broker() {
+    let plan = plan_of("{}").unwrap();
+    assert_eq!((plan.replicas, plan.bridge.as_ref()), (1, None));
+    assert_eq!(plan.listeners().len(), 1);
+    assert_eq!((plan.listeners()[0].name.as_str(), plan.listeners()[0].port), ("mqtt", 1883));
+    assert_eq!(plan.broker.auth.jwt.issuer, "mqttbroker/shop/home");
+    assert_eq!(plan.broker.auth.jwt.audience, "mqtt://shop/home");
+    assert_eq!(plan.broker.auth.jwt.max_token_ttl, 8760 * 3600);
+    assert_eq!(plan.broker.auth.jwt.acl_claim, "acl");
+    assert_eq!(plan.broker.auth.anonymous, None);
+    assert_eq!(plan.broker.bridge, None);
+    assert_eq!(plan.broker.limits, broker::Limits::default());
+    assert_eq!(plan.service.type_, api::ServiceType::LoadBalancer);
+}
+
+#[test]
+fn telemetry_gives_the_bridge_a_listener_of_its_own_and_no_more_topics_than_asked() {
+    let plan = plan_of(
+        "telemetry: {topics: ['sensor/#'], elasticsearch: {urls: ['http://elasticsearch:9200'],
+         credentialsSecretRef: {name: es}, caSecretRef: {name: ca}}}",
+    )
+    .unwrap();
+    let bridge = plan.bridge.clone().unwrap();
+    let access = plan.broker.bridge.clone().unwrap();
+    assert_eq!(access.topics, ["sensor/#"]);
+    assert_eq!(access.listen, bridge.broker);
+    assert!(bridge.broker.ip().is_loopback());
+    assert_eq!(bridge.data_stream, "logs-mqtt.home-shop");
+    assert_eq!(bridge.dead_letters, "logs-mqtt.deadletter-shop");
+    assert_eq!(plan.referenced_secrets().into_iter().collect::<Vec<_>>(), ["ca", "es"]);
+}
+
+#[test]
+fn limits_are_read_as_users_write_them() {
+    let plan = plan_of("limits: {maxPacketSize: 64Ki, maxQueuedBytes: 1048576, sessionExpiry: 1h30m}").unwrap();
+    assert_eq!(plan.broker.limits.max_packet_size, 65536);
+    assert_eq!(plan.broker.limits.max_queued_bytes, 1_048_576);
+    assert_eq!(plan.broker.limits.session_expiry, 5400);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_field() {
+    for (spec, message) in [
+        ("replicas: 2", "spec.replicas: must be 0 or 1"),
+        ("listeners: []", "spec.listeners: must have at least 1 item"),
+        (
+            "listeners: [{name: a, protocol: mqtt, port: 1883}, {name: b, protocol: mqtt, port: 1883}]",
+            "spec.listeners[1].port: 1883 is taken",
+        ),
+        ("listeners: [{name: a, protocol: mqtt, port: 9180}]", "spec.listeners[0].port: 9180 is taken"),
+        ("listeners: [{name: admin, protocol: mqtt, port: 1883}]", "spec.listeners[0].name: \"admin\" is taken"),
+        (
+            "auth: {users: [{name: a, generate: true, groups: [x]}]}",
+            "spec.auth.users[0].groups[0]: there is no group \"x\"",
+        ),
+        ("auth: {users: [{name: a, generate: true}]}", "spec.auth.users[0]: acl or groups is needed"),
+        (
+            "auth: {users: [{name: a, acl: []}]}",
+            "spec.auth.users[0]: exactly one of passwordSecretRef and generate: true is needed",
+        ),
+        (
+            "auth: {users: [{name: a, acl: [], generate: true}, {name: a, acl: [], generate: true}]}",
+            "spec.auth.users[1].name: \"a\" is taken",
+        ),
+        (
+            "auth: {users: [{name: 'system:bridge', acl: [], generate: true}]}",
+            "spec.auth.users[0].name: names that begin with 'system:' are reserved",
+        ),
+        (
+            "auth: {deny: [{permission: deny, action: all, topic: a, qos: [1, 3]}]}",
+            "spec.auth.deny[0].qos: must be 0, 1 or 2",
+        ),
+        ("auth: {jwt: {algorithm: HS256}}", "spec.auth.jwt.algorithm: HS256 needs acknowledgeSharedSecret: true"),
+        (
+            "auth: {jwt: {maxTokenTtl: 1d}}",
+            "spec.auth.jwt.maxTokenTtl: \"1d\" is not a duration such as 8760h or 1h30m",
+        ),
+        ("limits: {maxPacketSize: 1Gi}", "spec.limits.maxPacketSize: must be between 1Ki and 268435460"),
+    ] {
+        assert_eq!(refused(spec), message, "{spec}");
+    }
+}
+
+#[test]
+fn samples_parse_round_trip_and_plan() {
+    for sample in ["thermometer", "tutorial"] {
+        let path = format!("{}/manifests/samples/{sample}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let manifest = manifest::read(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for object in &manifest.brokers {
+            let text = serde_saphyr::to_string(&object).unwrap();
+            assert_eq!(&manifest::read(&text).unwrap().brokers[0], object, "{text}");
+            let plan = plan(object).unwrap();
+            for user in &plan.users {
+                if let Password::FromSecret { name, key } = &user.password {
+                    assert!(manifest.secret_value(&plan.namespace, name, key).is_some(), "{sample}: {name}/{key}");
+                }
+            }
+        }
+        assert_eq!(manifest.brokers.len(), 1, "{sample}");
+    }
+}
