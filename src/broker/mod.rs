@@ -1,1 +1,220 @@
-//! Sockets, sessions, routing and delivery. May name `mqtt`, `auth`, `config`, `store`, `process`; never Kubernetes.
+//! Sockets, sessions, routing and delivery.
+//!
+//! Promises: a slow client costs no other client its messages or its pace; what cannot be kept is counted; nothing that
+//! a client sends ends more than its own connection. May name `mqtt`, `auth`, `config`, `store`, `process`; never
+//! Kubernetes.
+
+mod backpressure;
+mod connection;
+mod counters;
+mod deliver;
+mod documents;
+mod handshake;
+mod listener;
+mod mailbox;
+mod outbox;
+mod publish;
+mod registry;
+mod router;
+mod timers;
+mod will;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use axum::routing::get;
+use axum::{Json, Router as Routes};
+use tokio::task::JoinSet;
+
+use crate::auth::Policy;
+use crate::config::broker::{Broker as Config, Limits};
+use crate::config::files::Etc;
+use crate::config::report;
+use crate::mqtt::ReasonCode;
+use crate::process::{Shutdown, admin};
+use crate::store::{Message, Store};
+use counters::{Counters, Metrics};
+use documents::DocumentError;
+use handshake::Passwords;
+use registry::Registry;
+use router::Router;
+
+/// How long connections get to say goodbye at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error("cannot listen on {address} for listener {name:?}")]
+    Listen { name: String, address: SocketAddr, source: io::Error },
+    #[error("cannot serve probes and metrics on {address}")]
+    Admin { address: SocketAddr, source: io::Error },
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    policy: ArcSwap<Policy>,
+    router: Router,
+    registry: Registry,
+    store: Store,
+    counters: Counters,
+    passwords: Passwords,
+    started: Instant,
+}
+
+impl Shared {
+    /// Milliseconds of a clock that only goes forward.
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn retain(&self, message: &Arc<Message>) {
+        self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).set(message);
+    }
+
+    fn retained(&self, filter: &str) -> Vec<Arc<Message>> {
+        self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).matching(filter, unix_millis())
+    }
+
+    fn report(&self) -> report::Broker {
+        let policy = self.policy.load();
+        let c = &self.counters;
+        report::Broker {
+            format: crate::config::FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            keys: policy.key_ids(),
+            users: policy.user_names(),
+            connections: c.connections.load(Ordering::Relaxed),
+            sessions: self.registry.len() as u64,
+            messages_received: c.received.get(),
+            messages_sent: c.sent.get(),
+            messages_dropped: c.dropped.get(),
+            messages_denied: c.denied.get(),
+        }
+    }
+}
+
+/// Milliseconds since 1970 UTC.
+fn unix_millis() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A broker that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where each listener listens, by name, in the order of the configuration.
+    pub listeners: Vec<(String, SocketAddr)>,
+    /// Where the bridge connects, with telemetry.
+    pub internal: Option<SocketAddr>,
+    pub admin: SocketAddr,
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+    tasks: JoinSet<()>,
+}
+
+/// Serves as the documents below `etc` say until `shutdown`.
+pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
+    let config = documents::read_broker(&etc)?;
+    start(config, etc, shutdown.clone()).await?.wait().await;
+    Ok(())
+}
+
+/// Binds all listeners and serves. Keys and password hashes are read below `etc` now, and again whenever they change.
+pub async fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
+    let policy = documents::policy(&config, &etc)?;
+    let shared = Arc::new(Shared {
+        limits: config.limits.clone(),
+        policy: ArcSwap::from_pointee(policy),
+        router: Router::default(),
+        registry: Registry::default(),
+        store: Store::default(),
+        counters: Counters::default(),
+        passwords: Passwords::new(),
+        started: Instant::now(),
+    });
+    let mut tasks = JoinSet::new();
+    let mut listeners = Vec::new();
+    for wanted in &config.listeners {
+        let address = SocketAddr::new(wanted.address, wanted.port);
+        listeners.push((wanted.name.clone(), listen(&wanted.name, address, &shared, false, &shutdown, &mut tasks)?));
+    }
+    let mut internal = None;
+    if let Some(bridge) = &config.bridge {
+        internal = Some(listen("bridge", bridge.listen, &shared, true, &shutdown, &mut tasks)?);
+    }
+    let admin = serve_admin(config.admin, &shared, &shutdown, &mut tasks).await?;
+    tasks.spawn(documents::watch(config, etc, shared.clone(), shutdown.clone()));
+    Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
+}
+
+fn listen(
+    name: &str,
+    address: SocketAddr,
+    shared: &Arc<Shared>,
+    internal: bool,
+    shutdown: &Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Result<SocketAddr, Error> {
+    let failed = |source| Error::Listen { name: name.to_owned(), address, source };
+    let listener = listener::bind(address).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    tracing::info!(name, address = %bound, "listening");
+    tasks.spawn(listener::serve(listener, shared.clone(), internal, shutdown.clone()));
+    Ok(bound)
+}
+
+async fn serve_admin(
+    address: SocketAddr,
+    shared: &Arc<Shared>,
+    shutdown: &Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Result<SocketAddr, Error> {
+    let mut admin = admin::bind(address).await.map_err(|source| Error::Admin { address, source })?;
+    admin.registry().register_collector(Box::new(Metrics(shared.clone())));
+    // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
+    admin.readiness().set(true);
+    let (readiness, bound, stop) = (admin.readiness(), admin.address(), shutdown.clone());
+    let reporting = shared.clone();
+    let routes = Routes::new().route("/api/v1/report", get(async move || Json(reporting.report())));
+    tasks.spawn(async move {
+        let unready = async {
+            stop.wait().await;
+            readiness.set(false);
+        };
+        let (served, ()) = tokio::join!(admin.serve(routes, stop.clone()), unready);
+        if let Err(error) = served {
+            tracing::error!(%error, "the admin port failed");
+        }
+    });
+    Ok(bound)
+}
+
+impl Running {
+    /// What the broker says of itself.
+    pub fn report(&self) -> report::Broker {
+        self.shared.report()
+    }
+
+    /// Returns when the broker has stopped after its shutdown was triggered.
+    pub async fn wait(mut self) {
+        self.shutdown.wait().await;
+        self.shared.registry.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
+        let gone = async {
+            while self.shared.counters.connections.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            while self.tasks.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(DRAIN, gone).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}

@@ -1,1 +1,25 @@
-//! Durable sessions, queues and retained messages behind one narrow interface. May name `mqtt`.
+//! Sessions, queues and retained messages behind one narrow interface; in memory for now.
+//!
+//! Promises: what is stored here owns its bytes, so nothing kept pins a read buffer; a queue never grows past its
+//! limits in silence. Pure data structures: the time is an argument. May name `mqtt`.
+
+pub mod inflight;
+pub mod message;
+pub mod queue;
+pub mod retained;
+pub mod sessions;
+
+pub use inflight::{Inflight, Sent};
+pub use message::{Message, Origin};
+pub use queue::{Delivery, Limits, Queue, Via};
+pub use retained::Retained;
+pub use sessions::{Sessions, StoredSession, Subscription};
+
+use std::sync::Mutex;
+
+/// Everything that outlives a connection.
+#[derive(Debug, Default)]
+pub struct Store {
+    pub retained: Mutex<Retained>,
+    pub sessions: Mutex<Sessions>,
+}

@@ -1,0 +1,430 @@
+//! One task per connection: it owns the socket, the session and its in-flight window.
+//!
+//! A turn of the task reads what is there, routes the batch, wakes each subscriber once, takes what has arrived for its
+//! own client, and leaves everything in one write. Reading and writing are plain polls: nothing is lost when a turn ends
+//! early.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::backpressure::Hold;
+use super::counters::Turn;
+use super::mailbox::{Command, Mailbox};
+use super::outbox::Outbox;
+use super::publish::Publisher;
+use super::registry::Leaving;
+use super::timers::Timers;
+use super::will::Will;
+use crate::auth::{Grants, Identity, Principal};
+use crate::mqtt::packet::{Ack, Disconnect, Packet};
+use crate::mqtt::property::{AckProperties, DisconnectProperties};
+use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
+use crate::store::{Delivery, StoredSession};
+
+/// Bytes of one read; shared by all connections of a thread.
+const READ: usize = 16 * 1024;
+/// Reads of one turn, so that a fast publisher does not starve others.
+const READS_PER_TURN: usize = 4;
+/// Bytes that may wait for the socket before no more deliveries are taken.
+const OUTBOX_HIGH: usize = 256 * 1024;
+/// Rounds of taking and writing in one turn, so that a wide fan-out does not starve others.
+const WRITES_PER_TURN: usize = 4;
+/// A buffer of a partial packet larger than this is not kept when it is empty.
+const KEEP_PARTIAL: usize = 4 * 1024;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    static QOS0: RefCell<Vec<Delivery>> = const { RefCell::new(Vec::new()) };
+    static QUEUED: RefCell<Vec<Delivery>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Who is connected.
+#[derive(Debug)]
+pub struct Peer {
+    pub client_id: Arc<str>,
+    pub version: Version,
+    pub identity: Identity,
+    pub grants: Grants,
+    /// Whether refusals may carry a Reason String `[MQTT-3.1.2-29]`.
+    pub problem_information: bool,
+    /// Bytes of the largest packet that the client accepts.
+    pub maximum_packet_size: usize,
+    /// QoS 1 and 2 deliveries that the client accepts at a time.
+    pub window: usize,
+    /// Seconds that the session outlives the connection.
+    pub session_expiry: u32,
+}
+
+/// A client that is connected, from CONNACK to the end.
+pub struct Connection<S> {
+    pub(super) socket: S,
+    pub(super) shared: Arc<Shared>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) peer: Peer,
+    pub(super) session: StoredSession,
+    pub(super) will: Option<Will>,
+    /// The beginning of a packet whose end has not arrived.
+    pub(super) partial: Vec<u8>,
+    pub(super) outbox: Outbox,
+    /// Retained messages that a new subscription asked for.
+    pub(super) replay: VecDeque<Delivery>,
+    pub(super) publisher: Publisher,
+    /// Subscribers to wake at the end of the batch.
+    pub(super) wakers: Vec<Waker>,
+    pub(super) hold: Option<Hold>,
+    /// Acknowledgements that wait for the hold to end.
+    pub(super) withheld: Vec<u8>,
+    pub(super) timers: Timers,
+    pub(super) turn: Turn,
+    /// Whether the mailbox was empty when the last turn ended.
+    pub(super) asleep: bool,
+    /// Connections that wait for this one's session.
+    pub(super) successors: Vec<oneshot::Sender<()>>,
+}
+
+/// Why a connection ends, and how.
+#[derive(Debug)]
+pub struct Closing {
+    /// Sent in a DISCONNECT to a client of MQTT 5.0.
+    pub reason: Option<ReasonCode>,
+    /// Whether the will is published.
+    pub will: bool,
+    pub log: Cow<'static, str>,
+}
+
+impl Closing {
+    /// The client said goodbye.
+    pub fn goodbye(will: bool) -> Self {
+        Self { reason: None, will, log: "the client disconnected".into() }
+    }
+
+    /// The connection broke.
+    pub fn lost(log: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: None, will: true, log: log.into() }
+    }
+
+    /// The broker ends it.
+    pub fn because(reason: ReasonCode, log: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: Some(reason), will: true, log: log.into() }
+    }
+}
+
+impl From<Violation> for Closing {
+    fn from(violation: Violation) -> Self {
+        Self::because(violation.reason(), violation.to_string())
+    }
+}
+
+impl From<io::Error> for Closing {
+    fn from(error: io::Error) -> Self {
+        Self::lost(error.to_string())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Serves the client until the connection ends, and gives the session back.
+    pub async fn run(mut self) {
+        std::future::poll_fn(|cx| {
+            self.mailbox.attach(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        // What arrived together with CONNECT is here already.
+        let closing = match self.received(&[], self.shared.now()) {
+            Ok(()) => std::future::poll_fn(|cx| self.poll(cx)).await,
+            Err(closing) => closing,
+        };
+        self.finish(closing).await;
+    }
+
+    /// One turn.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        match self.turn(cx) {
+            Ok(again) => {
+                self.shared.counters.add(&mut self.turn);
+                if again {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            Err(closing) => {
+                self.shared.counters.add(&mut self.turn);
+                self.wake_subscribers();
+                Poll::Ready(closing)
+            }
+        }
+    }
+
+    /// Answers whether there is more to do at once.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
+        let now = self.shared.now();
+        self.obey_commands()?;
+        self.check_timers(cx, now)?;
+        self.check_hold(now);
+        let mut again = self.read(cx, now)?;
+        self.wake_subscribers();
+        if self.asleep && self.mailbox.was_woken() {
+            // Woken by a publisher, perhaps by the first message of many: let the others run once, then take what all of
+            // them brought and send it in one write.
+            self.asleep = false;
+            return Ok(true);
+        }
+        again |= self.write(cx, now)?;
+        self.line_up(cx, now);
+        self.arm_timers(cx, now);
+        Ok(again)
+    }
+
+    fn obey_commands(&mut self) -> Result<(), Closing> {
+        let mut why = None;
+        for Command::Close { reason, done } in self.mailbox.commands() {
+            self.successors.extend(done);
+            why = Some(reason);
+        }
+        let Some(reason) = why else { return Ok(()) };
+        Err(Closing { will: reason != ReasonCode::SERVER_SHUTTING_DOWN, ..Closing::because(reason, reason.text()) })
+    }
+
+    fn wake_subscribers(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
+        for _ in 0..READS_PER_TURN {
+            if self.is_paused() {
+                return Ok(false);
+            }
+            let open = READ_BUFFER.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+                    Poll::Pending => Ok(false),
+                    Poll::Ready(Err(error)) => Err(error.into()),
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                        Err(Closing::lost("the connection was closed"))
+                    }
+                    Poll::Ready(Ok(())) => self.received(buffer.filled(), now).map(|()| true),
+                }
+            })?;
+            if !open {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn received(&mut self, bytes: &[u8], now: u64) -> Result<(), Closing> {
+        self.timers.last_seen = now;
+        if self.partial.is_empty() {
+            let used = self.process(bytes, now)?;
+            self.partial.extend_from_slice(&bytes[used..]);
+            return Ok(());
+        }
+        let mut partial = std::mem::take(&mut self.partial);
+        partial.extend_from_slice(bytes);
+        let used = self.process(&partial, now)?;
+        partial.drain(..used);
+        if !partial.is_empty() || partial.capacity() <= KEEP_PARTIAL {
+            self.partial = partial;
+        }
+        Ok(())
+    }
+
+    /// Handles all whole packets; answers how many bytes they were.
+    pub(super) fn process(&mut self, bytes: &[u8], now: u64) -> Result<usize, Closing> {
+        let mut at = 0;
+        while let Some(length) = codec::packet_length(&bytes[at..], self.shared.limits.max_packet_size)? {
+            let Some(frame) = bytes.get(at..at + length) else { break };
+            at += length;
+            self.handle(codec::decode(frame, self.peer.version)?, now)?;
+        }
+        Ok(at)
+    }
+
+    fn handle(&mut self, packet: Packet<'_>, now: u64) -> Result<(), Closing> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(&publish, now),
+            Packet::PubAck(ack) => {
+                self.session.inflight.finish(ack.packet_id);
+                self.mailbox.made_progress(now);
+                Ok(())
+            }
+            Packet::PubRec(ack) => self.on_pubrec(&ack, now),
+            Packet::PubRel(ack) => self.on_pubrel(&ack),
+            Packet::PubComp(ack) => {
+                self.session.inflight.finish(ack.packet_id);
+                self.mailbox.made_progress(now);
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe),
+            Packet::PingReq => {
+                self.send(&Packet::PingResp);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
+            Packet::Connect(_) => Err(Violation::SecondConnect.into()),
+            Packet::Auth(_) => Err(Violation::AuthenticationMethod.into()),
+            Packet::ConnAck(_) => Err(Violation::UnexpectedPacket { packet: "CONNACK" }.into()),
+            Packet::SubAck(_) => Err(Violation::UnexpectedPacket { packet: "SUBACK" }.into()),
+            Packet::UnsubAck(_) => Err(Violation::UnexpectedPacket { packet: "UNSUBACK" }.into()),
+            Packet::PingResp => Err(Violation::UnexpectedPacket { packet: "PINGRESP" }.into()),
+        }
+    }
+
+    fn on_pubrec(&mut self, ack: &Ack<'_>, now: u64) -> Result<(), Closing> {
+        self.mailbox.made_progress(now);
+        let id = ack.packet_id;
+        if ack.code.is_failure() {
+            self.session.inflight.finish(id);
+            return Ok(());
+        }
+        // A PUBREC that nobody waits for is answered too: the client then knows that the broker has forgotten it.
+        let known = self.session.inflight.received(id);
+        let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
+        self.send(&Packet::PubRel(acknowledge(id, code)));
+        Ok(())
+    }
+
+    fn on_pubrel(&mut self, ack: &Ack<'_>) -> Result<(), Closing> {
+        let known = self.session.received.remove(&ack.packet_id);
+        let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
+        self.send(&Packet::PubComp(acknowledge(ack.packet_id, code)));
+        Ok(())
+    }
+
+    fn on_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Closing {
+        if let Some(expiry) = disconnect.properties.session_expiry {
+            if expiry > 0 && self.peer.session_expiry == 0 {
+                return Violation::SessionExpiryRaised.into();
+            }
+            self.peer.session_expiry = expiry.min(self.shared.limits.session_expiry);
+        }
+        // Every reason but a normal disconnection asks for the will [MQTT-3.14.4-3].
+        Closing::goodbye(disconnect.code != ReasonCode::SUCCESS)
+    }
+
+    /// Queues a packet for the client.
+    pub(super) fn send(&mut self, packet: &Packet<'_>) {
+        let version = self.peer.version;
+        self.outbox.write(|out| codec::encode(packet, version, out));
+    }
+
+    /// Takes deliveries and writes, in turns; answers whether there is more to do at once.
+    fn write(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
+        for _ in 0..WRITES_PER_TURN {
+            let more = self.outbox.len() < OUTBOX_HIGH && self.take_deliveries(now);
+            if self.outbox.is_empty() {
+                return Ok(false);
+            }
+            let Poll::Ready(written) = self.outbox.poll_write(&mut self.socket, cx) else {
+                self.timers.blocked_since.get_or_insert(now);
+                return Ok(false);
+            };
+            written?;
+            self.mailbox.made_progress(now);
+            self.timers.blocked_since = (!self.outbox.is_empty()).then_some(now);
+            if !more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves what may be sent into the outbox; answers whether some of it is still to come.
+    fn take_deliveries(&mut self, now: u64) -> bool {
+        if !self.replay.is_empty() {
+            return self.take_replay();
+        }
+        let window = self.session.inflight.room(self.peer.window);
+        let mut qos0 = QOS0.take();
+        let mut queued = QUEUED.take();
+        self.mailbox.take(window, &mut qos0, &mut queued, now);
+        self.asleep = true;
+        let taken = queued.len();
+        qos0.drain(..).for_each(|delivery| self.deliver(delivery));
+        queued.drain(..).for_each(|delivery| self.deliver(delivery));
+        QOS0.set(qos0);
+        QUEUED.set(queued);
+        taken > 0 && taken == window && self.session.inflight.room(self.peer.window) > 0
+    }
+
+    fn take_replay(&mut self) -> bool {
+        while self.outbox.len() < OUTBOX_HIGH
+            && let Some(delivery) = self.replay.front()
+        {
+            if delivery.qos != QoS::AtMostOnce && self.session.inflight.room(self.peer.window) == 0 {
+                return false;
+            }
+            if let Some(delivery) = self.replay.pop_front() {
+                self.deliver(delivery);
+            }
+        }
+        true
+    }
+
+    /// The end: the client is told why, the session goes back, the will is sent.
+    async fn finish(mut self, closing: Closing) {
+        let Closing { reason, will, log } = closing;
+        tracing::info!(client_id = %self.peer.client_id, principal = %self.peer.identity.principal, reason = %log, "disconnected");
+        if let Some(reason) = reason {
+            if reason.is_failure() && is_violation(reason) {
+                self.shared.counters.violations.add(1);
+            }
+            if self.peer.version == Version::V5 {
+                let properties = DisconnectProperties::default();
+                self.send(&Packet::Disconnect(Disconnect { code: reason, properties }));
+            }
+        }
+        self.release_hold();
+        let expiry = if self.peer.identity.principal == Principal::Anonymous { 0 } else { self.peer.session_expiry };
+        if expiry > 0 {
+            self.mailbox.put_back(std::mem::take(&mut self.replay).into_iter().filter(|d| d.qos != QoS::AtMostOnce));
+        }
+        let leaving = Leaving {
+            session: std::mem::take(&mut self.session),
+            expiry: std::time::Duration::from_secs(expiry.into()),
+            will: self.will.take().filter(|_| will),
+            successors: std::mem::take(&mut self.successors),
+        };
+        self.shared.release(&self.peer.client_id, &self.mailbox, leaving);
+        // What is still in the outbox, the DISCONNECT last, gets a moment; a peer that does not read loses it.
+        let rest = std::future::poll_fn(|cx| match self.outbox.poll_write(&mut self.socket, cx) {
+            Poll::Ready(Ok(_)) if !self.outbox.is_empty() => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            done => done.map(|_| ()),
+        });
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), rest).await;
+        let shutdown = std::future::poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx));
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), shutdown).await;
+    }
+}
+
+fn is_violation(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::MALFORMED_PACKET
+            | ReasonCode::PROTOCOL_ERROR
+            | ReasonCode::PACKET_TOO_LARGE
+            | ReasonCode::TOPIC_NAME_INVALID
+            | ReasonCode::TOPIC_ALIAS_INVALID
+            | ReasonCode::RECEIVE_MAXIMUM_EXCEEDED
+    )
+}
+
+/// A plain acknowledgement.
+pub(super) fn acknowledge(packet_id: PacketId, code: ReasonCode) -> Ack<'static> {
+    Ack { packet_id, code, properties: AckProperties::default() }
+}

@@ -1,0 +1,195 @@
+//! The subscriber's side of a connection: subscriptions, and PUBLISH to the client.
+
+use std::io::Write;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::{Closing, Connection};
+use super::router::Subscriber;
+use super::unix_millis;
+use crate::auth::Principal;
+use crate::mqtt::delivery::Delivered;
+use crate::mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, SubscriptionOptions, Unsubscribe};
+use crate::mqtt::property::AckProperties;
+use crate::mqtt::topic::Filter;
+use crate::mqtt::{PacketId, QoS, ReasonCode, Violation};
+use crate::store::{Delivery, Message, Origin, Subscription, Via};
+
+/// Decimal digits of the largest time.
+const TIME_DIGITS: usize = 20;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Closing> {
+        let identifier = subscribe.properties.subscription_identifier;
+        let mut codes = Vec::with_capacity(subscribe.filters.len());
+        for (text, options) in &subscribe.filters {
+            let filter = Filter::parse(text)?;
+            if options.no_local && filter.share.is_some() {
+                return Err(Violation::NoLocalOnShared.into());
+            }
+            codes.push(self.subscribe(text, &filter, *options, identifier));
+        }
+        let properties = AckProperties::default();
+        self.send(&Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, codes }));
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        text: &str,
+        filter: &Filter<'_>,
+        options: SubscriptionOptions,
+        identifier: Option<u32>,
+    ) -> ReasonCode {
+        if !self.peer.grants.may_subscribe(filter.filter, filter.share, options.qos) {
+            self.turn.denied += 1;
+            tracing::warn!(
+                client_id = %self.peer.client_id, principal = %self.peer.identity.principal, filter = text,
+                qos = options.qos as u8, "subscription denied"
+            );
+            return ReasonCode::NOT_AUTHORIZED;
+        }
+        self.session.subscriptions.insert(text.into(), Subscription { options, identifier });
+        let wants_origin = self.wants_origin();
+        let subscriber = Subscriber { mailbox: self.mailbox.clone(), options, identifier, wants_origin };
+        let existed = self.shared.router.subscribe(filter, subscriber);
+        let wanted = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        // Retained messages are not sent to shared subscriptions.
+        if wanted && filter.share.is_none() {
+            self.replay_retained(filter.filter, options, identifier);
+        }
+        ReasonCode(options.qos as u8)
+    }
+
+    fn replay_retained(&mut self, filter: &str, options: SubscriptionOptions, identifier: Option<u32>) {
+        let via = identifier.map(|id| std::sync::Arc::new(Via { identifiers: vec![id], share: None }));
+        for message in self.shared.retained(filter) {
+            let qos = message.qos.min(options.qos);
+            self.replay.push_back(Delivery { message, qos, retain: true, via: via.clone() });
+        }
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) -> Result<(), Closing> {
+        let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        for text in &unsubscribe.filters {
+            let filter = Filter::parse(text)?;
+            self.session.subscriptions.remove(*text);
+            let existed = self.shared.router.unsubscribe(&filter, self.mailbox.session);
+            codes.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
+        }
+        let properties = AckProperties::default();
+        self.send(&Packet::UnsubAck(SubAck { packet_id: unsubscribe.packet_id, properties, codes }));
+        Ok(())
+    }
+
+    /// Writes a delivery to the client, unless it has expired or the client does not accept its size.
+    pub(super) fn deliver(&mut self, delivery: Delivery) {
+        if delivery.message.expires_at.is_some_and(|at| at <= unix_millis()) {
+            return;
+        }
+        if !self.fits(&delivery) {
+            // At QoS 1 and 2 as if it had been delivered [MQTT-3.1.2-25].
+            self.turn.dropped += 1;
+            return;
+        }
+        let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
+        self.write_delivery(&delivery, packet_id, false);
+        self.turn.sent += 1;
+    }
+
+    fn fits(&self, delivery: &Delivery) -> bool {
+        let maximum = self.peer.maximum_packet_size;
+        maximum == usize::MAX
+            || with_parts(self.wants_origin(), delivery, PacketId::new(1), false, |parts| {
+                parts.packet_length(self.peer.version)
+            }) <= maximum
+    }
+
+    fn wants_origin(&self) -> bool {
+        self.peer.identity.principal == Principal::Bridge
+    }
+
+    /// Writes PUBLISH.
+    pub(super) fn write_delivery(&mut self, delivery: &Delivery, packet_id: Option<PacketId>, dup: bool) {
+        let version = self.peer.version;
+        let wants_origin = self.wants_origin();
+        let outbox = &mut self.outbox;
+        with_parts(wants_origin, delivery, packet_id, dup, |parts| outbox.write(|out| parts.encode_head(version, out)));
+        outbox.payload(&delivery.message);
+    }
+
+    /// Sends again what the client has not acknowledged, with DUP, in the order of the first time `[MQTT-4.4.0-1]`.
+    pub(super) fn resume(&mut self) {
+        let inflight = std::mem::take(&mut self.session.inflight);
+        for (id, sent) in inflight.iter() {
+            if sent.received {
+                self.send(&Packet::PubRel(super::connection::acknowledge(id, ReasonCode::SUCCESS)));
+            } else {
+                self.write_delivery(&sent.delivery, Some(id), true);
+            }
+        }
+        self.session.inflight = inflight;
+    }
+}
+
+/// Calls `use_parts` with the parts of a PUBLISH; they borrow from the delivery and from the stack.
+fn with_parts<R>(
+    wants_origin: bool,
+    delivery: &Delivery,
+    packet_id: Option<PacketId>,
+    dup: bool,
+    use_parts: impl FnOnce(&Delivered<'_>) -> R,
+) -> R {
+    let message: &Message = &delivery.message;
+    let parts = Delivered {
+        dup,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        packet_id,
+        topic: message.topic_bytes(),
+        properties: message.properties(),
+        expiry: message.expires_at.and_then(|_| message.expiry_left(unix_millis())),
+        identifiers: delivery.via.as_ref().map_or(&[], |via| &via.identifiers),
+        appended: &[],
+        payload_length: message.payload().len(),
+    };
+    match (wants_origin, &message.origin) {
+        (true, Some(origin)) => with_origin(origin, |appended| use_parts(&Delivered { appended, ..parts })),
+        _ => use_parts(&parts),
+    }
+}
+
+/// The three User Properties that tell the bridge where a message comes from, after the publisher's own.
+fn with_origin<R>(origin: &Origin, use_properties: impl FnOnce(&[(&str, &str)]) -> R) -> R {
+    let mut id = [0; ulid::ULID_LEN];
+    let id = ulid::Ulid(origin.id).array_to_str(&mut id);
+    let mut digits = [0; TIME_DIGITS];
+    let mut rest = &mut digits[..];
+    // Twenty digits hold any u64.
+    let _ = write!(rest, "{}", origin.received_at);
+    let unused = rest.len();
+    let time = std::str::from_utf8(&digits[..TIME_DIGITS - unused]).unwrap_or_default();
+    use_properties(&[("publish-id", id), ("publish-client", &origin.client_id), ("publish-time", time)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bridge_is_told_id_client_and_time_in_this_order() {
+        let origin = Origin { id: 1, client_id: "thermometer".into(), received_at: u64::MAX };
+        with_origin(&origin, |properties| {
+            let expected = [
+                ("publish-id", "00000000000000000000000001"),
+                ("publish-client", "thermometer"),
+                ("publish-time", "18446744073709551615"),
+            ];
+            assert_eq!(properties, expected);
+        });
+    }
+}

@@ -1,0 +1,108 @@
+//! Reading the documents that the operator writes, now and whenever they change.
+//!
+//! Mounted Secrets change by a symlink swap that no single file event announces, so the contents are compared instead. A
+//! document that cannot be used leaves the last good policy in force.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use crate::auth::key::{KeyError, KeySet};
+use crate::auth::{Bridge, Policy, PolicyError, Sources};
+use crate::config::FORMAT;
+use crate::config::broker::{Broker as Config, Users};
+use crate::config::files::Etc;
+use crate::process::Shutdown;
+
+/// How often documents are compared with what is in force.
+const COMPARE_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a document cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    #[error("cannot read {path}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not what it should be", path = path.display())]
+    Parse { path: PathBuf, source: serde_json::Error },
+    #[error("{path} has format {format}; this broker reads format {FORMAT}", path = path.display())]
+    Format { path: PathBuf, format: u32 },
+    #[error("{path} holds no usable keys", path = path.display())]
+    Keys { path: PathBuf, source: KeyError },
+    #[error("the rules cannot be used")]
+    Policy(#[from] PolicyError),
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, DocumentError> {
+    std::fs::read(path).map_err(|source| DocumentError::Read { path: path.to_owned(), source })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DocumentError> {
+    serde_json::from_slice(&read(path)?).map_err(|source| DocumentError::Parse { path: path.to_owned(), source })
+}
+
+fn check_format(path: &Path, format: u32) -> Result<(), DocumentError> {
+    if format == FORMAT { Ok(()) } else { Err(DocumentError::Format { path: path.to_owned(), format }) }
+}
+
+/// Reads `broker.json`.
+pub fn read_broker(etc: &Etc) -> Result<Config, DocumentError> {
+    let config: Config = parse(&etc.broker())?;
+    check_format(&etc.broker(), config.format)?;
+    Ok(config)
+}
+
+/// Makes the policy from the configuration and from the keys and hashes below `etc`.
+pub fn policy(config: &Config, etc: &Etc) -> Result<Policy, DocumentError> {
+    let jwks = KeySet::parse(&read(&etc.jwks())?).map_err(|source| DocumentError::Keys { path: etc.jwks(), source })?;
+    let users: Users = parse(&etc.users())?;
+    check_format(&etc.users(), users.format)?;
+    let bridge = match &config.bridge {
+        Some(access) => Some(Bridge { password: read(&etc.bridge_password())?, topics: access.topics.clone() }),
+        None => None,
+    };
+    let hashes = users.users.into_iter().map(|user| (user.name, user.hash)).collect();
+    Ok(Policy::new(&config.auth, Sources { jwks, hashes, bridge })?)
+}
+
+/// Puts changed keys and hashes into force until shutdown.
+pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, shutdown: Shutdown) {
+    let mut known = contents(&etc);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COMPARE_EVERY) => {}
+            () = shutdown.wait() => return,
+        }
+        let current = contents(&etc);
+        if current == known {
+            continue;
+        }
+        known = current;
+        match policy(&config, &etc) {
+            Ok(policy) => {
+                shared.policy.store(Arc::new(policy));
+                tracing::info!("keys and users reloaded");
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::error!(error, "keys or users cannot be reloaded; the last good ones stay in force");
+            }
+        }
+    }
+}
+
+fn contents(etc: &Etc) -> [Option<Vec<u8>>; 3] {
+    [etc.jwks(), etc.users(), etc.bridge_password()].map(|path| std::fs::read(path).ok())
+}
+
+/// An error with its causes in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

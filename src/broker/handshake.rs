@@ -1,0 +1,304 @@
+//! From the first byte to CONNACK.
+//!
+//! Limits come first, then authentication, then rules: a client that is not known yet costs at most
+//! [`CONNECT_MAX`] bytes and [`CONNECT_WITHIN`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::connection::{Connection, Peer};
+use super::registry::Claim;
+use super::timers::Timers;
+use super::will::Will;
+use super::{Shared, unix_millis};
+use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict};
+use crate::mqtt::packet::{ConnAck, Connect, Packet};
+use crate::mqtt::property::ConnAckProperties;
+use crate::mqtt::{ReasonCode, Version, Violation, codec, topic};
+use crate::store::Origin;
+
+/// How long a client may take for its CONNECT.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes of a CONNECT.
+pub const CONNECT_MAX: u32 = 128 * 1024;
+/// Passwords that may wait to be checked, for each that is being checked.
+const WAITING_PER_CHECK: usize = 64;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum NoConnection {
+    #[error("no CONNECT within {} s", CONNECT_WITHIN.as_secs())]
+    TooSlow,
+    #[error("the connection was closed before CONNECT was complete")]
+    Closed,
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("{client_id:?} was refused: {}", refusal.log)]
+    Refused { client_id: String, refusal: Refusal },
+}
+
+/// Reads CONNECT, finds out who it is, and answers. `internal`: the bridge's listener.
+pub async fn accept<S>(mut socket: S, shared: &Arc<Shared>, internal: bool) -> Result<Connection<S>, NoConnection>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (bytes, length) =
+        tokio::time::timeout(CONNECT_WITHIN, read_connect(&mut socket)).await.map_err(|_| NoConnection::TooSlow)??;
+    let frame = &bytes[..length];
+    let connect = match codec::decode(frame, Version::V5) {
+        Ok(Packet::Connect(connect)) => connect,
+        Ok(_) => return Err(Violation::FirstPacketNotConnect { packet: "a packet" }.into()),
+        Err(violation) => {
+            refuse_violation(&mut socket, frame, &violation).await;
+            return Err(violation.into());
+        }
+    };
+    match admit(shared, &connect, internal).await {
+        Ok((peer, claim, will)) => {
+            let rest = bytes[length..].to_vec();
+            Ok(establish(socket, shared, &connect, peer, claim, will, rest))
+        }
+        Err(refusal) => {
+            refuse(&mut socket, connect.version, &refusal).await;
+            Err(NoConnection::Refused { client_id: connect.client_id.to_owned(), refusal })
+        }
+    }
+}
+
+/// Reads until the first packet is whole; answers all that was read and the packet's length.
+async fn read_connect<S: AsyncRead + Unpin>(socket: &mut S) -> Result<(Vec<u8>, usize), NoConnection> {
+    let mut bytes = Vec::with_capacity(512);
+    loop {
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Err(NoConnection::Closed);
+        }
+        // CONNECT or nothing: whatever else begins here is told apart from its first byte [MQTT-3.1.0-1].
+        if bytes[0] != 0x10 {
+            return Err(Violation::FirstPacketNotConnect { packet: "something else" }.into());
+        }
+        if let Some(length) = codec::packet_length(&bytes, CONNECT_MAX)?
+            && bytes.len() >= length
+        {
+            return Ok((bytes, length));
+        }
+    }
+}
+
+/// Decides whether the client may connect, and gives it its session.
+async fn admit(
+    shared: &Arc<Shared>,
+    connect: &Connect<'_>,
+    internal: bool,
+) -> Result<(Peer, Claim, Option<Will>), Refusal> {
+    let client_id: Arc<str> = match connect.client_id {
+        "" => format!("auto-{}", ulid::Ulid::generate()).into(),
+        id => id.into(),
+    };
+    let identity = authenticate(shared, connect, &client_id, internal).await?;
+    let grants = shared.policy.load().grants(&identity, &client_id);
+    let will = will(connect, &grants, &client_id)?;
+    let clean_start = connect.clean_start || identity.principal == Principal::Anonymous;
+    let claim = shared.claim(&client_id, &identity, clean_start).await.map_err(|_| Refusal {
+        code: ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+        return_code: 2,
+        log: "the client id belongs to another principal".into(),
+        public: None,
+    })?;
+    Ok((peer(shared, connect, client_id, identity, grants), claim, will))
+}
+
+fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: Identity, grants: Grants) -> Peer {
+    let is_v5 = connect.version == Version::V5;
+    let asked_expiry = match connect.version {
+        Version::V5 => connect.properties.session_expiry.unwrap_or(0),
+        _ if connect.clean_start => 0,
+        _ => u32::MAX,
+    };
+    let receive_maximum = connect.properties.receive_maximum.filter(|_| is_v5).unwrap_or(u16::MAX);
+    // The bridge's window is its own business: it is the backpressure of telemetry.
+    let most = if identity.principal == Principal::Bridge { u16::MAX } else { shared.limits.max_inflight };
+    Peer {
+        client_id,
+        version: connect.version,
+        identity,
+        grants,
+        problem_information: connect.properties.request_problem_information.unwrap_or(true),
+        maximum_packet_size: connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size as usize),
+        window: receive_maximum.min(most).into(),
+        session_expiry: asked_expiry.min(shared.limits.session_expiry),
+    }
+}
+
+async fn authenticate(
+    shared: &Arc<Shared>,
+    connect: &Connect<'_>,
+    client_id: &str,
+    internal: bool,
+) -> Result<Identity, Refusal> {
+    let presented = Presented {
+        username: connect.username,
+        password: connect.password,
+        method: connect.properties.authentication_method,
+        data: connect.properties.authentication_data,
+        client_id,
+        internal,
+    };
+    match shared.policy.load().authenticate(&presented, unix_millis() / 1000) {
+        Verdict::Accepted(identity) => Ok(identity),
+        Verdict::Refused(refusal) => Err(refusal),
+        Verdict::CheckPassword(check) => {
+            let Some(_waiting) = shared.passwords.enter() else {
+                return Err(busy("too many passwords wait to be checked"));
+            };
+            let Ok(_permit) = shared.passwords.checks.acquire().await else { return Err(busy("shutting down")) };
+            let checked = tokio::task::spawn_blocking(move || check.verify()).await;
+            checked.unwrap_or_else(|_| Err(busy("the password check failed")))
+        }
+    }
+}
+
+fn busy(log: &str) -> Refusal {
+    Refusal { code: ReasonCode::SERVER_BUSY, return_code: 3, log: log.into(), public: None }
+}
+
+/// Password checks: as many at a time as there are cores, a bounded number in line.
+#[derive(Debug)]
+pub struct Passwords {
+    checks: tokio::sync::Semaphore,
+    line: Arc<tokio::sync::Semaphore>,
+}
+
+impl Passwords {
+    pub fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            checks: tokio::sync::Semaphore::new(cores),
+            line: Arc::new(tokio::sync::Semaphore::new(cores * WAITING_PER_CHECK)),
+        }
+    }
+
+    fn enter(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        self.line.clone().try_acquire_owned().ok()
+    }
+}
+
+/// Checks the will at CONNECT; it is checked again when it is sent.
+fn will(connect: &Connect<'_>, grants: &Grants, client_id: &Arc<str>) -> Result<Option<Will>, Refusal> {
+    let Some(asked) = &connect.will else { return Ok(None) };
+    let refusal = |code, return_code, log: String| Refusal { code, return_code, log, public: None };
+    if let Err(violation) = topic::check_name(asked.topic) {
+        return Err(refusal(ReasonCode::TOPIC_NAME_INVALID, 5, format!("will: {violation}")));
+    }
+    if !grants.may_publish(asked.topic, asked.qos, asked.retain) {
+        // Names of the broker's own are not acceptable from anyone.
+        let code =
+            if asked.topic.starts_with('$') { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };
+        return Err(refusal(code, 5, format!("may not publish its will to {:?}", asked.topic)));
+    }
+    let origin = Origin { id: ulid::Ulid::generate().0, client_id: client_id.clone(), received_at: 0 };
+    Ok(Some(Will::new(asked, connect.version, grants, origin)))
+}
+
+/// Builds the connection, its CONNACK already in the outbox.
+fn establish<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    shared: &Arc<Shared>,
+    connect: &Connect<'_>,
+    peer: Peer,
+    claim: Claim,
+    will: Option<Will>,
+    rest: Vec<u8>,
+) -> Connection<S> {
+    let now = shared.now();
+    let session_present = claim.stored.is_some();
+    let timers = Timers {
+        keep_alive: u64::from(connect.keep_alive) * 1500,
+        last_seen: now,
+        token_expires: peer.identity.expires_at.map(|at| now + (at * 1000).saturating_sub(unix_millis())),
+        ..Timers::default()
+    };
+    let mut connection = Connection {
+        socket,
+        shared: shared.clone(),
+        mailbox: claim.mailbox,
+        peer,
+        session: claim.stored.unwrap_or_default(),
+        will,
+        partial: rest,
+        outbox: Default::default(),
+        replay: Default::default(),
+        publisher: Default::default(),
+        wakers: Vec::new(),
+        hold: None,
+        withheld: Vec::new(),
+        timers,
+        turn: Default::default(),
+        asleep: false,
+        successors: Vec::new(),
+    };
+    connection.greet(connect, session_present);
+    connection.resume();
+    connection
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    fn greet(&mut self, connect: &Connect<'_>, session_present: bool) {
+        let client_id = self.peer.client_id.clone();
+        tracing::info!(
+            client_id = %client_id, principal = %self.peer.identity.principal, method = self.peer.identity.method(),
+            version = ?self.peer.version, session_present, "connected"
+        );
+        let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
+        let properties = ConnAckProperties {
+            session_expiry: (asked_expiry != self.peer.session_expiry).then_some(self.peer.session_expiry),
+            maximum_packet_size: Some(self.shared.limits.max_packet_size),
+            assigned_client_id: connect.client_id.is_empty().then_some(&*client_id),
+            authentication_method: connect.properties.authentication_method,
+            ..ConnAckProperties::default()
+        };
+        let code = ReasonCode::SUCCESS;
+        self.send(&Packet::ConnAck(Box::new(ConnAck { session_present, code, properties })));
+    }
+}
+
+async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, version: Version, refusal: &Refusal) {
+    let mut out = Vec::new();
+    if version == Version::V5 {
+        let properties = ConnAckProperties { reason_string: refusal.public.as_deref(), ..ConnAckProperties::default() };
+        let ack = ConnAck { session_present: false, code: refusal.code, properties };
+        codec::encode(&Packet::ConnAck(Box::new(ack)), version, &mut out);
+    } else {
+        // CONNACK of 3.x: no flags, the return code.
+        out.extend_from_slice(&[0x20, 2, 0, refusal.return_code]);
+    }
+    say_and_close(socket, &out).await;
+}
+
+/// A CONNECT that can be understood that far is answered `[MQTT-3.1.4-1, 3.1.2-2]`.
+async fn refuse_violation<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8], violation: &Violation) {
+    let mut out = Vec::new();
+    match (violation, codec::connect_version(frame)) {
+        (Violation::UnsupportedVersion { .. }, _) => out.extend_from_slice(&[0x20, 2, 0, 1]),
+        (Violation::EmptyClientId, _) => out.extend_from_slice(&[0x20, 2, 0, 2]),
+        (_, Some(Version::V5)) => {
+            let properties = ConnAckProperties::default();
+            let ack = ConnAck { session_present: false, code: violation.reason(), properties };
+            codec::encode(&Packet::ConnAck(Box::new(ack)), Version::V5, &mut out);
+        }
+        _ => {}
+    }
+    say_and_close(socket, &out).await;
+}
+
+/// A peer that does not listen to its refusal is no reason to wait.
+async fn say_and_close<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) {
+    let last_words = async {
+        socket.write_all(bytes).await?;
+        socket.shutdown().await
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
+}

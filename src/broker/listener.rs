@@ -1,0 +1,88 @@
+//! Accepting connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::Shared;
+use super::handshake::{self, NoConnection};
+use crate::mqtt::Violation;
+use crate::process::Shutdown;
+
+/// Connections that the kernel keeps while none is accepted.
+const BACKLOG: i32 = 4096;
+
+/// Binds a port; an unspecified IPv6 address takes IPv4 clients too.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until shutdown. `internal`: the bridge's listener.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, internal: bool, shutdown: Shutdown) {
+    let permits = Arc::new(Semaphore::new(shared.limits.max_connections as usize));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.wait() => return,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, usually: those who are connected are served on.
+                tracing::warn!(%error, "cannot accept connections now");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            shared.counters.refused.add(1);
+            tracing::warn!(%peer, maximum = shared.limits.max_connections, "refused: too many connections");
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            connection(socket, peer, &shared, internal).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, internal: bool) {
+    // Writes are gathered here; waiting in the kernel for more would only add latency.
+    let _ = socket.set_nodelay(true);
+    match handshake::accept(socket, shared, internal).await {
+        Ok(connection) => {
+            shared.counters.connected.add(1);
+            shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+            // Boxed: the task is then as large as the connection, not as the handshake.
+            Box::pin(connection.run()).await;
+            shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        Err(error) => {
+            shared.counters.refused.add(1);
+            match error {
+                // Probes and scanners: every load balancer opens and closes connections all day.
+                NoConnection::Closed | NoConnection::Io(_) => tracing::debug!(%peer, %error, "not connected"),
+                NoConnection::Violation(Violation::FirstPacketNotConnect { .. }) | NoConnection::Violation(_) => {
+                    shared.counters.violations.add(1);
+                    tracing::warn!(%peer, %error, "not connected");
+                }
+                NoConnection::TooSlow | NoConnection::Refused { .. } => tracing::warn!(%peer, %error, "not connected"),
+            }
+        }
+    }
+}

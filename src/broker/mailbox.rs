@@ -1,0 +1,321 @@
+//! What other tasks may touch of a session: the place where its messages arrive.
+//!
+//! Everything is behind one short lock. A publisher pushes, and collects a waker only if the session's task had gone to
+//! sleep; it wakes all of them once, after its whole batch is routed. The session's task takes what its window admits.
+//!
+//! Backpressure: above a soft limit a push answers [`Pressure::Hold`], and the publisher withholds its acknowledgements
+//! (or pauses, at QoS 0) until a ticket is handed back, first come first served. It never waits for a session that makes
+//! no progress: there the queue grows to its own limit, and QoS 0 is shed.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+
+use tokio::sync::oneshot;
+
+use crate::mqtt::{QoS, ReasonCode};
+use crate::store::{Delivery, Limits, Queue};
+
+/// QoS 0 bytes that wait for one subscriber before publishers pause, and before the newest are shed.
+const QOS0_SOFT: usize = 256 * 1024;
+const QOS0_HARD: usize = 2 * 1024 * 1024;
+/// QoS 1 and 2 messages and bytes that wait for one subscriber before publishers are held.
+const QUEUE_SOFT_MESSAGES: usize = 4096;
+const QUEUE_SOFT_BYTES: usize = 1024 * 1024;
+/// A session that took nothing for so long, in milliseconds, holds nobody.
+pub const STALLED_AFTER: u64 = 100;
+
+/// Where the messages of one session arrive, connected or not.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// Unique in this process.
+    pub session: u64,
+    inner: Mutex<Inner>,
+    /// Milliseconds of the broker's clock at which the session last took something.
+    progress: AtomicU64,
+    /// Publishers wait for this session whatever it does: it must not drop.
+    must_keep: bool,
+    /// Whether there are commands; spares a lock at each turn.
+    commanded: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    online: bool,
+    closed: bool,
+    qos0: Vec<Delivery>,
+    qos0_bytes: usize,
+    queue: Queue,
+    /// The session's task, while there is one.
+    task: Option<Waker>,
+    /// Whether the task has nothing to do until it is woken.
+    asleep: bool,
+    /// Whether the in-flight window has room, so that a queued message is worth a wake.
+    wants_queue: bool,
+    commands: Vec<Command>,
+    waiting: VecDeque<Arc<Ticket>>,
+}
+
+/// What a session's task is told by others.
+#[derive(Debug)]
+pub enum Command {
+    /// End the connection for this reason; `done` fires when the session is free.
+    Close { reason: ReasonCode, done: Option<oneshot::Sender<()>> },
+}
+
+/// A publisher's place in the line before a full mailbox.
+#[derive(Debug)]
+pub struct Ticket {
+    released: AtomicBool,
+    waker: Waker,
+}
+
+impl Ticket {
+    /// Whether it is the publisher's turn.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
+}
+
+/// What a push means for the publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    None,
+    /// The message was taken, but no more should come at this pace.
+    Hold,
+}
+
+/// What became of a pushed message, and of others because of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    pub pressure: Pressure,
+    /// Messages that a limit cost, this one or older ones.
+    pub dropped: usize,
+}
+
+impl Mailbox {
+    /// A mailbox without a connection. `limits.drop_oldest` false makes publishers wait instead of losing anything.
+    pub fn new(session: u64, limits: Limits) -> Self {
+        let inner = Inner {
+            online: false,
+            closed: false,
+            qos0: Vec::new(),
+            qos0_bytes: 0,
+            queue: Queue::new(limits),
+            task: None,
+            asleep: false,
+            wants_queue: false,
+            commands: Vec::new(),
+            waiting: VecDeque::new(),
+        };
+        Self {
+            session,
+            inner: Mutex::new(inner),
+            progress: AtomicU64::new(0),
+            must_keep: !limits.drop_oldest,
+            commanded: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock is held would be in this file, between plain moves of data that stay consistent.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes a message in. The waker of a sleeping session is added to `wakers`, for the caller to wake at the end.
+    pub fn push(&self, delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) -> Pushed {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let nothing = Pushed { pressure: Pressure::None, dropped: 0 };
+        if inner.closed {
+            return nothing;
+        }
+        let mut dropped = 0;
+        let wake = if delivery.qos == QoS::AtMostOnce {
+            if !inner.online {
+                return nothing;
+            }
+            let size = delivery.message.size();
+            if inner.qos0_bytes + size > QOS0_HARD {
+                return Pushed { pressure: self.pressure(inner, now), dropped: 1 };
+            }
+            inner.qos0_bytes += size;
+            inner.qos0.push(delivery);
+            true
+        } else {
+            dropped = inner.queue.push(delivery);
+            inner.wants_queue
+        };
+        if wake && inner.asleep {
+            inner.asleep = false;
+            wakers.extend(inner.task.clone());
+        }
+        Pushed { pressure: self.pressure(inner, now), dropped }
+    }
+
+    fn pressure(&self, inner: &Inner, now: u64) -> Pressure {
+        let high = inner.qos0_bytes > QOS0_SOFT
+            || inner.queue.len() > QUEUE_SOFT_MESSAGES
+            || inner.queue.bytes() > QUEUE_SOFT_BYTES;
+        if !high {
+            return Pressure::None;
+        }
+        if self.must_keep && inner.queue.is_full() {
+            return Pressure::Hold;
+        }
+        let progressing = now.saturating_sub(self.progress.load(Ordering::Relaxed)) < STALLED_AFTER;
+        if inner.online && progressing { Pressure::Hold } else { Pressure::None }
+    }
+
+    /// Lines up behind this session. `None`: there is nothing to wait for any more.
+    pub fn line_up(&self, now: u64, waker: &Waker) -> Option<Arc<Ticket>> {
+        let mut inner = self.lock();
+        if self.pressure(&inner, now) == Pressure::None {
+            return None;
+        }
+        let ticket = Arc::new(Ticket { released: AtomicBool::new(false), waker: waker.clone() });
+        inner.waiting.push_back(ticket.clone());
+        Some(ticket)
+    }
+
+    /// Whether a publisher that holds a ticket has to go on waiting.
+    pub fn still_holds(&self, now: u64) -> bool {
+        self.pressure(&self.lock(), now) == Pressure::Hold
+    }
+
+    /// Takes what may be sent: all of QoS 0, and up to `window` of the queue. `qos0` must be empty: it becomes the
+    /// mailbox's next buffer. From now on a push wakes the task.
+    pub fn take(&self, window: usize, qos0: &mut Vec<Delivery>, queued: &mut Vec<Delivery>, now: u64) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        std::mem::swap(&mut inner.qos0, qos0);
+        inner.qos0_bytes = 0;
+        while queued.len() < window
+            && let Some(delivery) = inner.queue.pop()
+        {
+            queued.push(delivery);
+        }
+        if !(qos0.is_empty() && queued.is_empty()) {
+            self.progress.store(now, Ordering::Relaxed);
+        }
+        inner.wants_queue = window > queued.len();
+        inner.asleep = true;
+        inner.release_waiting();
+    }
+
+    /// Whether a push has woken the task since it last took something.
+    pub fn was_woken(&self) -> bool {
+        !self.lock().asleep
+    }
+
+    /// The client has taken or acknowledged something.
+    pub fn made_progress(&self, now: u64) {
+        self.progress.store(now, Ordering::Relaxed);
+    }
+
+    /// Puts back what was taken and not sent, oldest first.
+    pub fn put_back(&self, deliveries: impl DoubleEndedIterator<Item = Delivery>) {
+        let mut inner = self.lock();
+        for delivery in deliveries.rev() {
+            inner.queue.push_front(delivery);
+        }
+    }
+
+    /// A task serves the session from now on.
+    pub fn attach(&self, task: &Waker) {
+        self.lock().task = Some(task.clone());
+    }
+
+    /// A client is connected from now on.
+    pub fn connect(&self, now: u64) {
+        let mut inner = self.lock();
+        inner.online = true;
+        self.progress.store(now, Ordering::Relaxed);
+    }
+
+    /// The connection is gone: QoS 0 is forgotten, the queue goes on. Returns commands that nobody has read.
+    pub fn disconnect(&self) -> Vec<Command> {
+        let mut inner = self.lock();
+        inner.online = false;
+        inner.qos0 = Vec::new();
+        inner.qos0_bytes = 0;
+        inner.task = None;
+        inner.asleep = false;
+        inner.wants_queue = false;
+        inner.release_all();
+        std::mem::take(&mut inner.commands)
+    }
+
+    /// The session is over. Returns what waited in its queue.
+    pub fn close(&self) -> Vec<Delivery> {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.online = false;
+        inner.qos0 = Vec::new();
+        inner.release_all();
+        std::iter::from_fn(|| inner.queue.pop()).collect()
+    }
+
+    /// Whether a client is connected to the session.
+    pub fn is_online(&self) -> bool {
+        self.lock().online
+    }
+
+    /// Tells the session's task something.
+    pub fn command(&self, command: Command) {
+        let task = {
+            let mut inner = self.lock();
+            inner.commands.push(command);
+            self.commanded.store(true, Ordering::Release);
+            inner.task.clone()
+        };
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    /// What the session's task was told.
+    pub fn commands(&self) -> Vec<Command> {
+        if !self.commanded.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.lock().commands)
+    }
+}
+
+impl Inner {
+    /// Lets as many publishers go on as there is room for: each may bring a batch of its own.
+    fn release_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let free = QUEUE_SOFT_MESSAGES.saturating_sub(self.queue.len());
+        if self.qos0_bytes > QOS0_SOFT / 2
+            || free < QUEUE_SOFT_MESSAGES / 2
+            || self.queue.bytes() > QUEUE_SOFT_BYTES / 2
+        {
+            return;
+        }
+        if self.queue.is_empty() {
+            return self.release_all();
+        }
+        for _ in 0..(free / 128).max(1) {
+            let Some(ticket) = self.waiting.pop_front() else { return };
+            ticket.release();
+        }
+    }
+
+    fn release_all(&mut self) {
+        for ticket in self.waiting.drain(..) {
+            ticket.release();
+        }
+    }
+}
+
+impl Ticket {
+    fn release(&self) {
+        self.released.store(true, Ordering::Release);
+        self.waker.wake_by_ref();
+    }
+}

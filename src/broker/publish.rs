@@ -1,0 +1,201 @@
+//! The publisher's side of a connection: authorise, route, acknowledge.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::{Closing, Connection};
+use super::router::Routes;
+use super::{Shared, unix_millis};
+use crate::auth::Grants;
+use crate::mqtt::packet::{Ack, Packet, Publish};
+use crate::mqtt::property::AckProperties;
+use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
+use crate::store::{Message, Origin};
+
+/// Topics of which a publisher remembers routes and permissions; a power of two.
+const TOPICS: usize = 64;
+/// Denied publications that a client of 3.x may send in [`BUDGET_WINDOW`] milliseconds: the last of them closes it.
+const BUDGET: u32 = 3;
+const BUDGET_WINDOW: u64 = 10_000;
+
+/// What a connection remembers as a publisher.
+#[derive(Debug, Default)]
+pub struct Publisher {
+    /// Direct-mapped by the hash of the topic; empty until the first publication.
+    topics: Vec<Option<Topic>>,
+    /// The last id given to a publication of this connection.
+    last_id: u128,
+    denied: u32,
+    denied_since: u64,
+}
+
+/// A topic that was published to before.
+#[derive(Debug)]
+struct Topic {
+    name: Box<str>,
+    routes: Arc<Routes>,
+    /// A bit per combination of QoS and RETAIN: asked before, and allowed.
+    asked: u8,
+    allowed: u8,
+}
+
+impl Publisher {
+    /// Where the topic goes, and whether the client may publish there. A topic that was seen before costs a comparison.
+    fn look_up(&mut self, shared: &Shared, grants: &Grants, publish: &Publish<'_>) -> (Arc<Routes>, bool) {
+        if self.topics.is_empty() {
+            self.topics.resize_with(TOPICS, || None);
+        }
+        let routes = || Arc::new(shared.router.routes(publish.topic));
+        let slot = &mut self.topics[hash(publish.topic.as_bytes()) % TOPICS];
+        let topic = match slot {
+            Some(topic) if *topic.name == *publish.topic => {
+                if topic.routes.generation != shared.router.generation() {
+                    topic.routes = routes();
+                }
+                topic
+            }
+            slot => slot.insert(Topic { name: publish.topic.into(), routes: routes(), asked: 0, allowed: 0 }),
+        };
+        let bit = 1 << (publish.qos as u8 * 2 + u8::from(publish.retain));
+        if topic.asked & bit == 0 {
+            topic.asked |= bit;
+            if grants.may_publish(publish.topic, publish.qos, publish.retain) {
+                topic.allowed |= bit;
+            }
+        }
+        (topic.routes.clone(), topic.allowed & bit != 0)
+    }
+
+    /// The next publication id: a ULID whose random part counts up, so that ids of one connection are ordered.
+    fn next_id(&mut self, now: u64) -> u128 {
+        const RANDOM_BITS: u32 = 80;
+        if self.last_id == 0 {
+            self.last_id = u128::from(ulid::Ulid::generate());
+        }
+        let random = self.last_id.wrapping_add(1) & ((1 << RANDOM_BITS) - 1);
+        self.last_id = u128::from(now) << RANDOM_BITS | random;
+        self.last_id
+    }
+
+    /// Counts a denied publication; answers whether the budget is spent.
+    fn spend(&mut self, now: u64) -> bool {
+        if now.saturating_sub(self.denied_since) > BUDGET_WINDOW {
+            self.denied_since = now;
+            self.denied = 0;
+        }
+        self.denied += 1;
+        self.denied >= BUDGET
+    }
+}
+
+/// Spreads topics over the slots; collisions cost a look-up, nothing else.
+fn hash(bytes: &[u8]) -> usize {
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut chunks = bytes.chunks_exact(8);
+    let mut hash = bytes.len() as u64;
+    for chunk in &mut chunks {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR);
+    }
+    for byte in chunks.remainder() {
+        hash = (hash.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(FACTOR);
+    }
+    (hash >> 32) as usize
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn on_publish(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
+        self.turn.received += 1;
+        if let Some(alias) = publish.properties.topic_alias {
+            // The broker offers no aliases, so none may be used [MQTT-3.3.2-9].
+            return Err(Violation::TopicAlias { alias, maximum: 0 }.into());
+        }
+        if !publish.properties.subscription_identifiers.is_empty() {
+            return Err(Violation::SubscriptionIdentifierFromClient.into());
+        }
+        let (routes, allowed) = self.publisher.look_up(&self.shared, &self.peer.grants, publish);
+        if !allowed {
+            return self.deny(publish, now);
+        }
+        if let (QoS::ExactlyOnce, Some(id)) = (publish.qos, publish.packet_id)
+            && !self.session.received.insert(id)
+        {
+            // Sent again because the PUBREC was lost: it is acknowledged, and not delivered twice [MQTT-4.3.3-10].
+            self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
+            return Ok(());
+        }
+        let mut code = ReasonCode::NO_MATCHING_SUBSCRIBERS;
+        if publish.retain || !routes.is_empty() {
+            let lifetime = publish.properties.message_expiry.is_some();
+            let wants_origin = routes.wants_origin || publish.retain;
+            let wall = if lifetime || wants_origin { unix_millis() } else { 0 };
+            let origin = wants_origin.then(|| {
+                let client_id = self.peer.client_id.clone();
+                Box::new(Origin { id: self.publisher.next_id(wall), client_id, received_at: wall })
+            });
+            let message = Arc::new(Message::new(publish, publish.topic, wall, origin));
+            if publish.retain {
+                self.shared.retain(&message);
+            }
+            let routed = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
+            self.turn.dropped += routed.dropped as u64;
+            if routed.copies > 0 {
+                code = ReasonCode::SUCCESS;
+            }
+            if let Some(mailbox) = routed.hold {
+                self.hold_for(mailbox, now);
+            }
+        }
+        if let Some(id) = publish.packet_id {
+            self.acknowledge_publish(publish.qos, id, code);
+        }
+        Ok(())
+    }
+
+    /// PUBACK or PUBREC; withheld while a subscriber is behind, in the order of the publications [MQTT-4.6.0-2].
+    fn acknowledge_publish(&mut self, qos: QoS, id: PacketId, code: ReasonCode) {
+        self.answer_publish(qos, &Ack { packet_id: id, code, properties: AckProperties::default() });
+    }
+
+    fn answer_publish(&mut self, qos: QoS, ack: &Ack<'_>) {
+        let packet = match qos {
+            QoS::AtMostOnce => return,
+            QoS::AtLeastOnce => Packet::PubAck(ack.clone()),
+            QoS::ExactlyOnce => Packet::PubRec(ack.clone()),
+        };
+        if self.hold.is_some() {
+            codec::encode(&packet, self.peer.version, &mut self.withheld);
+        } else {
+            self.send(&packet);
+        }
+    }
+
+    /// A publication that no rule allows. MQTT 5.0 has an answer for QoS 1 and 2; everything else is dropped and counted,
+    /// and closes the connection when it goes on.
+    fn deny(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
+        self.turn.denied += 1;
+        tracing::warn!(
+            client_id = %self.peer.client_id, principal = %self.peer.identity.principal, topic = publish.topic,
+            qos = publish.qos as u8, retain = publish.retain, "publication denied"
+        );
+        let is_v5 = self.peer.version == Version::V5;
+        if let (Some(packet_id), true) = (publish.packet_id, is_v5) {
+            let reason_string = self.peer.problem_information.then_some("no rule allows it");
+            let properties = AckProperties { reason_string, ..AckProperties::default() };
+            self.answer_publish(publish.qos, &Ack { packet_id, code: ReasonCode::NOT_AUTHORIZED, properties });
+            return Ok(());
+        }
+        if let Some(id) = publish.packet_id {
+            if publish.qos == QoS::ExactlyOnce {
+                self.session.received.insert(id);
+            }
+            self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
+        }
+        if self.publisher.spend(now) {
+            return Err(Closing::because(ReasonCode::NOT_AUTHORIZED, "too many publications denied"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,480 @@
+//! Which sessions a topic goes to.
+//!
+//! The index is a trie of topic levels behind a read-write lock, with a generation that every change counts up. A
+//! publisher keeps the routes of its last topics and asks the index again only when the generation has moved.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::Waker;
+
+use super::mailbox::{Mailbox, Pressure};
+use crate::mqtt::QoS;
+use crate::mqtt::packet::SubscriptionOptions;
+use crate::mqtt::topic::Filter;
+use crate::store::{Delivery, Message, Via};
+
+/// The subscriptions of all sessions.
+#[derive(Debug, Default)]
+pub struct Router {
+    root: RwLock<Node>,
+    generation: AtomicU64,
+}
+
+/// One level of the trie.
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<Box<str>, Node>,
+    /// Filters that end at this level, and those that end with `/#` below it.
+    here: Ends,
+    below: Ends,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    plain: Vec<Subscriber>,
+    shared: Vec<Arc<Group>>,
+}
+
+/// A session with one of its subscriptions.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    pub mailbox: Arc<Mailbox>,
+    pub options: SubscriptionOptions,
+    pub identifier: Option<u32>,
+    /// The bridge is told where a message comes from.
+    pub wants_origin: bool,
+}
+
+/// The members of a shared subscription; each message goes to one of them `[MQTT-4.8.2-4]`.
+#[derive(Debug)]
+pub struct Group {
+    name: Box<str>,
+    members: Mutex<Vec<(Subscriber, Arc<Via>)>>,
+    next: AtomicUsize,
+}
+
+/// Where a topic goes, worked out once and kept by publishers.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    pub generation: u64,
+    direct: Vec<Route>,
+    groups: Vec<Arc<Group>>,
+    /// Whether anyone wants to be told where messages come from.
+    pub wants_origin: bool,
+}
+
+/// One session that gets a copy: the highest QoS and all identifiers of its matching subscriptions.
+#[derive(Clone, Debug)]
+struct Route {
+    mailbox: Arc<Mailbox>,
+    qos: QoS,
+    no_local: bool,
+    retain_as_published: bool,
+    via: Option<Arc<Via>>,
+}
+
+/// What a delivery to all routes did.
+#[derive(Debug, Default)]
+pub struct Routed {
+    pub copies: usize,
+    pub dropped: usize,
+    /// A session before which the publisher should line up.
+    pub hold: Option<Arc<Mailbox>>,
+}
+
+impl Router {
+    /// Adds or replaces a subscription; answers whether the session had it already.
+    pub fn subscribe(&self, filter: &Filter<'_>, subscriber: Subscriber) -> bool {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        let (node, below) = root.descend(filter.filter);
+        let ends = if below { &mut node.below } else { &mut node.here };
+        let existed = match filter.share {
+            None => ends.subscribe(subscriber),
+            Some(group) => ends.join(group, filter.filter, subscriber),
+        };
+        self.generation.fetch_add(1, Ordering::Release);
+        existed
+    }
+
+    /// Removes a subscription; answers whether there was one.
+    pub fn unsubscribe(&self, filter: &Filter<'_>, session: u64) -> bool {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        let (levels, below) = levels(filter.filter);
+        let removed = root.remove(&levels, below, filter.share, session);
+        self.generation.fetch_add(1, Ordering::Release);
+        removed
+    }
+
+    /// Counts up with each change of the index.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Where `topic` goes.
+    pub fn routes(&self, topic: &str) -> Routes {
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = Routes { generation: self.generation(), ..Routes::default() };
+        // Wildcards at the first level do not match a `$` topic `[MQTT-4.7.2-1]`.
+        root.collect(topic.split('/'), topic.starts_with('$'), &mut routes);
+        routes
+    }
+
+    /// Gives a message that a member did not take to another member of its group.
+    pub fn redeliver(&self, share: &str, mut delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) {
+        let routes = self.routes(delivery.message.topic());
+        if let Some(group) = routes.groups.iter().find(|group| *group.name == *share) {
+            delivery.retain = false;
+            group.push(&delivery.message, now, wakers, &mut Routed::default());
+        }
+    }
+}
+
+/// The levels of a filter, without a last `#`.
+fn levels(filter: &str) -> (Vec<&str>, bool) {
+    let mut levels: Vec<&str> = filter.split('/').collect();
+    let below = levels.last() == Some(&"#");
+    if below {
+        levels.pop();
+    }
+    (levels, below)
+}
+
+impl Node {
+    fn descend(&mut self, filter: &str) -> (&mut Self, bool) {
+        let (levels, below) = levels(filter);
+        let node = levels.into_iter().fold(self, |node, level| node.children.entry(level.into()).or_default());
+        (node, below)
+    }
+
+    fn remove(&mut self, levels: &[&str], below: bool, share: Option<&str>, session: u64) -> bool {
+        let Some((level, rest)) = levels.split_first() else {
+            let ends = if below { &mut self.below } else { &mut self.here };
+            return ends.remove(share, session);
+        };
+        let Some(child) = self.children.get_mut(*level) else { return false };
+        let removed = child.remove(rest, below, share, session);
+        if child.is_empty() {
+            self.children.remove(*level);
+        }
+        removed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.here.is_empty() && self.below.is_empty()
+    }
+
+    fn collect<'t>(&self, mut levels: impl Iterator<Item = &'t str> + Clone, dollar: bool, routes: &mut Routes) {
+        if !dollar {
+            self.below.collect(routes);
+        }
+        let Some(level) = levels.next() else { return self.here.collect(routes) };
+        if let Some(child) = self.children.get(level) {
+            child.collect_next(levels.clone(), routes);
+        }
+        if !dollar && let Some(child) = self.children.get("+") {
+            child.collect_next(levels, routes);
+        }
+    }
+
+    /// As [`Node::collect`] below the first level, where `$` means nothing. A function of its own, so that the iterator's
+    /// type does not nest.
+    fn collect_next<'t>(&self, levels: impl Iterator<Item = &'t str> + Clone, routes: &mut Routes) {
+        let mut levels = levels;
+        self.below.collect(routes);
+        let Some(level) = levels.next() else { return self.here.collect(routes) };
+        if let Some(child) = self.children.get(level) {
+            child.collect_next(levels.clone(), routes);
+        }
+        if let Some(child) = self.children.get("+") {
+            child.collect_next(levels, routes);
+        }
+    }
+}
+
+impl Ends {
+    fn subscribe(&mut self, subscriber: Subscriber) -> bool {
+        let session = subscriber.mailbox.session;
+        if let Some(known) = self.plain.iter_mut().find(|known| known.mailbox.session == session) {
+            *known = subscriber;
+            return true;
+        }
+        self.plain.push(subscriber);
+        false
+    }
+
+    fn join(&mut self, name: &str, filter: &str, subscriber: Subscriber) -> bool {
+        let whole = format!("$share/{name}/{filter}").into_boxed_str();
+        let group = match self.shared.iter().find(|group| group.name == whole) {
+            Some(group) => group,
+            None => {
+                let group = Group { name: whole.clone(), members: Mutex::default(), next: AtomicUsize::new(0) };
+                self.shared.push(Arc::new(group));
+                &self.shared[self.shared.len() - 1]
+            }
+        };
+        group.join(subscriber, whole)
+    }
+
+    fn remove(&mut self, share: Option<&str>, session: u64) -> bool {
+        let Some(name) = share else {
+            let before = self.plain.len();
+            self.plain.retain(|known| known.mailbox.session != session);
+            return self.plain.len() < before;
+        };
+        let mut removed = false;
+        self.shared.retain(|group| {
+            let named = group.name.strip_prefix("$share/").is_some_and(|rest| rest.split('/').next() == Some(name));
+            if named {
+                removed |= group.leave(session);
+            }
+            !group.is_empty()
+        });
+        removed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.shared.is_empty()
+    }
+
+    fn collect(&self, routes: &mut Routes) {
+        for subscriber in &self.plain {
+            routes.add(subscriber);
+        }
+        for group in &self.shared {
+            routes.wants_origin |= group.wants_origin();
+            routes.groups.push(group.clone());
+        }
+    }
+}
+
+impl Group {
+    fn members(&self) -> std::sync::MutexGuard<'_, Vec<(Subscriber, Arc<Via>)>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, subscriber: Subscriber, whole: Box<str>) -> bool {
+        let session = subscriber.mailbox.session;
+        let via = Arc::new(Via { identifiers: subscriber.identifier.into_iter().collect(), share: Some(whole) });
+        let mut members = self.members();
+        if let Some(known) = members.iter_mut().find(|(known, _)| known.mailbox.session == session) {
+            *known = (subscriber, via);
+            return true;
+        }
+        members.push((subscriber, via));
+        false
+    }
+
+    fn leave(&self, session: u64) -> bool {
+        let mut members = self.members();
+        let before = members.len();
+        members.retain(|(known, _)| known.mailbox.session != session);
+        members.len() < before
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members().is_empty()
+    }
+
+    fn wants_origin(&self) -> bool {
+        self.members().iter().any(|(member, _)| member.wants_origin)
+    }
+
+    /// The next member in turn; a connected one where there is any.
+    fn push(&self, message: &Arc<Message>, now: u64, wakers: &mut Vec<Waker>, routed: &mut Routed) {
+        let members = self.members();
+        if members.is_empty() {
+            return;
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let in_turn = |offset: usize| &members[turn.wrapping_add(offset) % members.len()];
+        let chosen = (0..members.len()).map(in_turn).find(|(member, _)| member.mailbox.is_online());
+        let (member, via) = chosen.unwrap_or_else(|| in_turn(0));
+        let delivery = Delivery {
+            message: message.clone(),
+            qos: message.qos.min(member.options.qos),
+            retain: message.retain && member.options.retain_as_published,
+            via: Some(via.clone()),
+        };
+        routed.count(&member.mailbox, delivery, now, wakers);
+    }
+}
+
+impl Routes {
+    fn add(&mut self, subscriber: &Subscriber) {
+        self.wants_origin |= subscriber.wants_origin;
+        let session = subscriber.mailbox.session;
+        // Overlaps are rare and adjacent filters few, so a scan from the end beats a map.
+        if let Some(route) = self.direct.iter_mut().rev().find(|route| route.mailbox.session == session) {
+            return route.merge(subscriber);
+        }
+        let via = subscriber.identifier.map(|id| Arc::new(Via { identifiers: vec![id], share: None }));
+        self.direct.push(Route {
+            mailbox: subscriber.mailbox.clone(),
+            qos: subscriber.options.qos,
+            no_local: subscriber.options.no_local,
+            retain_as_published: subscriber.options.retain_as_published,
+            via,
+        });
+    }
+
+    /// Whether nobody gets the message.
+    pub fn is_empty(&self) -> bool {
+        self.direct.is_empty() && self.groups.is_empty()
+    }
+
+    /// Gives the message to all; wakers of sleeping sessions are added to `wakers`.
+    pub fn deliver(&self, message: &Arc<Message>, from: u64, now: u64, wakers: &mut Vec<Waker>) -> Routed {
+        let mut routed = Routed::default();
+        for route in &self.direct {
+            if route.no_local && route.mailbox.session == from {
+                continue;
+            }
+            let delivery = Delivery {
+                message: message.clone(),
+                qos: message.qos.min(route.qos),
+                retain: message.retain && route.retain_as_published,
+                via: route.via.clone(),
+            };
+            routed.count(&route.mailbox, delivery, now, wakers);
+        }
+        for group in &self.groups {
+            group.push(message, now, wakers, &mut routed);
+        }
+        routed
+    }
+}
+
+impl Route {
+    fn merge(&mut self, subscriber: &Subscriber) {
+        self.qos = self.qos.max(subscriber.options.qos);
+        self.no_local &= subscriber.options.no_local;
+        self.retain_as_published |= subscriber.options.retain_as_published;
+        if let Some(id) = subscriber.identifier {
+            let mut identifiers = self.via.as_ref().map(|via| via.identifiers.clone()).unwrap_or_default();
+            identifiers.push(id);
+            self.via = Some(Arc::new(Via { identifiers, share: None }));
+        }
+    }
+}
+
+impl Routed {
+    fn count(&mut self, mailbox: &Arc<Mailbox>, delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) {
+        let pushed = mailbox.push(delivery, now, wakers);
+        self.copies += 1;
+        self.dropped += pushed.dropped;
+        if pushed.pressure == Pressure::Hold && self.hold.is_none() {
+            self.hold = Some(mailbox.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::packet::Publish;
+    use crate::mqtt::topic;
+    use crate::store::Limits;
+
+    const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, drop_oldest: true };
+
+    fn subscriber(session: u64, qos: QoS) -> Subscriber {
+        let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
+        Subscriber { mailbox: Arc::new(Mailbox::new(session, LIMITS)), options, identifier: None, wants_origin: false }
+    }
+
+    fn parse(filter: &str) -> Filter<'_> {
+        Filter::parse(filter).unwrap()
+    }
+
+    fn message(topic: &str, qos: QoS) -> Arc<Message> {
+        let properties = Default::default();
+        let publish = Publish { dup: false, qos, retain: false, topic, packet_id: None, properties, payload: b"x" };
+        Arc::new(Message::new(&publish, topic, 0, None))
+    }
+
+    /// All filters and topics of up to three levels over a small alphabet, against the plain matching function.
+    #[test]
+    fn the_index_agrees_with_matching_one_by_one() {
+        let mut filters: Vec<String> = Vec::new();
+        let mut topics: Vec<String> = Vec::new();
+        for a in ["a", "b", "+", "", "$x"] {
+            filters.extend([a.to_owned(), format!("{a}/#")]);
+            topics.push(a.to_owned());
+            for b in ["a", "b", "+", ""] {
+                filters.extend([format!("{a}/{b}"), format!("{a}/{b}/#"), format!("{a}/{b}/+")]);
+                topics.extend([format!("{a}/{b}"), format!("{a}/{b}/c")]);
+            }
+        }
+        filters.push("#".into());
+        filters.retain(|f| Filter::parse(f).is_ok());
+        topics.retain(|t| topic::check_name(t).is_ok());
+        let router = Router::default();
+        for (session, filter) in filters.iter().enumerate() {
+            router.subscribe(&parse(filter), subscriber(session as u64, QoS::AtMostOnce));
+        }
+        for topic in &topics {
+            let mut found: Vec<u64> = router.routes(topic).direct.iter().map(|r| r.mailbox.session).collect();
+            found.sort_unstable();
+            let expected: Vec<u64> =
+                (0..filters.len()).filter(|i| topic::matches(&filters[*i], topic)).map(|i| i as u64).collect();
+            assert_eq!(found, expected, "{topic}");
+        }
+        for (session, filter) in filters.iter().enumerate() {
+            assert!(router.unsubscribe(&parse(filter), session as u64));
+        }
+        assert!(router.root.read().unwrap().is_empty(), "the trie shrinks back to nothing");
+    }
+
+    #[test]
+    fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_identifiers() {
+        let router = Router::default();
+        let mut one = subscriber(1, QoS::AtMostOnce);
+        one.identifier = Some(7);
+        let two = Subscriber {
+            options: SubscriptionOptions { qos: QoS::ExactlyOnce, ..one.options },
+            identifier: Some(9),
+            ..one.clone()
+        };
+        one.mailbox.connect(0);
+        router.subscribe(&parse("a/#"), one.clone());
+        router.subscribe(&parse("a/+"), two);
+        let routed = router.routes("a/b").deliver(&message("a/b", QoS::ExactlyOnce), 0, 0, &mut Vec::new());
+        assert_eq!(routed.copies, 1);
+        let mut queued = Vec::new();
+        one.mailbox.take(10, &mut Vec::new(), &mut queued, 0);
+        assert_eq!(queued.len(), 1);
+        assert_eq!(queued[0].qos, QoS::ExactlyOnce);
+        assert_eq!(queued[0].via.as_ref().unwrap().identifiers, [7, 9]);
+    }
+
+    #[test]
+    fn a_shared_subscription_takes_turns_and_prefers_connected_members() {
+        let router = Router::default();
+        let members: Vec<_> = (0..3).map(|session| subscriber(session, QoS::AtLeastOnce)).collect();
+        for member in &members {
+            router.subscribe(&parse("$share/g/a"), member.clone());
+        }
+        members[0].mailbox.connect(0);
+        members[2].mailbox.connect(0);
+        let routes = router.routes("a");
+        for _ in 0..10 {
+            assert_eq!(routes.deliver(&message("a", QoS::AtLeastOnce), 99, 0, &mut Vec::new()).copies, 1);
+        }
+        let waiting: Vec<_> = members.iter().map(|m| m.mailbox.close().len()).collect();
+        assert_eq!(waiting.iter().sum::<usize>(), 10);
+        assert_eq!(waiting[1], 0, "the member that is away gets nothing while others are there");
+        assert!(waiting[0] > 2 && waiting[2] > 2, "{waiting:?}");
+    }
+
+    #[test]
+    fn no_local_keeps_a_client_from_its_own_messages() {
+        let router = Router::default();
+        let mut own = subscriber(5, QoS::AtLeastOnce);
+        own.options.no_local = true;
+        router.subscribe(&parse("a"), own.clone());
+        let routes = router.routes("a");
+        assert_eq!(routes.deliver(&message("a", QoS::AtLeastOnce), 5, 0, &mut Vec::new()).copies, 0);
+        assert_eq!(routes.deliver(&message("a", QoS::AtLeastOnce), 6, 0, &mut Vec::new()).copies, 1);
+    }
+}

@@ -1,0 +1,65 @@
+//! Wills: what a client asked to be published when its connection is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Shared, unix_millis};
+use crate::auth::Grants;
+use crate::mqtt::Version;
+use crate::mqtt::packet::{Publish, Will as Asked};
+use crate::mqtt::property::PublishProperties;
+use crate::store::{Message, Origin};
+
+/// A will with the permissions of its client.
+#[derive(Debug)]
+pub struct Will {
+    message: Message,
+    /// Seconds that the message lives once it is published.
+    expiry: Option<u32>,
+    /// Between the loss of the connection and the publication.
+    pub delay: Duration,
+    grants: Grants,
+}
+
+impl Will {
+    /// Copies the will out of CONNECT. `origin` tells where it will come from; its time is set when it is sent.
+    pub fn new(asked: &Asked<'_>, version: Version, grants: &Grants, origin: Origin) -> Self {
+        let expiry = asked.properties.publish.message_expiry;
+        let properties = PublishProperties { message_expiry: None, ..asked.properties.publish.clone() };
+        let publish = Publish {
+            dup: false,
+            qos: asked.qos,
+            retain: asked.retain,
+            topic: asked.topic,
+            packet_id: None,
+            properties,
+            payload: asked.payload,
+        };
+        let message = Message::new(&publish, asked.topic, 0, Some(Box::new(origin)));
+        let delay = if version == Version::V5 { asked.properties.delay.unwrap_or(0) } else { 0 };
+        Self { message, expiry, delay: Duration::from_secs(delay.into()), grants: grants.clone() }
+    }
+}
+
+/// Publishes a will, if its client may still publish there.
+pub fn publish(shared: &Shared, will: Will) {
+    let Will { mut message, expiry, grants, .. } = will;
+    if !grants.may_publish(message.topic(), message.qos, message.retain) {
+        shared.counters.denied.add(1);
+        tracing::warn!(topic = message.topic(), "will not sent: its client may not publish there");
+        return;
+    }
+    let wall = unix_millis();
+    message.expires_at = expiry.map(|seconds| wall + u64::from(seconds) * 1000);
+    if let Some(origin) = &mut message.origin {
+        origin.received_at = wall;
+    }
+    let message = Arc::new(message);
+    if message.retain {
+        shared.retain(&message);
+    }
+    let mut wakers = Vec::new();
+    let routed = shared.router.routes(message.topic()).deliver(&message, 0, shared.now(), &mut wakers);
+    shared.counters.dropped.add(routed.dropped as u64);
+    wakers.into_iter().for_each(std::task::Waker::wake);
+}

@@ -1,0 +1,154 @@
+//! The messages that wait for a session.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Message;
+use crate::mqtt::QoS;
+
+/// One copy of a message for one session.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub message: Arc<Message>,
+    /// The lower of the published and the granted QoS `[MQTT-3.8.4-8]`.
+    pub qos: QoS,
+    /// The RETAIN flag that the subscriber sees.
+    pub retain: bool,
+    /// What the usual subscription does not have.
+    pub via: Option<Arc<Via>>,
+}
+
+/// How a message came to a session, beyond a plain subscription.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Via {
+    /// The Subscription Identifiers of all matching subscriptions `[MQTT-3.3.4-3]`.
+    pub identifiers: Vec<u32>,
+    /// The whole filter of the shared subscription, `$share/<name>/<filter>`.
+    pub share: Option<Box<str>>,
+}
+
+/// How much may wait, and what happens then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub messages: usize,
+    pub bytes: usize,
+    /// Whether the oldest message makes room; otherwise the queue grows past its limit and publishers wait.
+    pub drop_oldest: bool,
+}
+
+/// A bounded first-in-first-out queue.
+#[derive(Debug)]
+pub struct Queue {
+    waiting: VecDeque<Delivery>,
+    bytes: usize,
+    limits: Limits,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(limits: Limits) -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0, limits }
+    }
+
+    /// Appends; returns how many of the oldest had to go.
+    pub fn push(&mut self, delivery: Delivery) -> usize {
+        let size = delivery.message.size();
+        let mut dropped = 0;
+        while self.limits.drop_oldest
+            && !self.waiting.is_empty()
+            && (self.waiting.len() >= self.limits.messages || self.bytes + size > self.limits.bytes)
+        {
+            self.pop();
+            dropped += 1;
+        }
+        self.bytes += size;
+        self.waiting.push_back(delivery);
+        dropped
+    }
+
+    /// Puts back what was taken and not sent.
+    pub fn push_front(&mut self, delivery: Delivery) {
+        self.bytes += delivery.message.size();
+        self.waiting.push_front(delivery);
+    }
+
+    /// The oldest.
+    pub fn pop(&mut self) -> Option<Delivery> {
+        let delivery = self.waiting.pop_front()?;
+        self.bytes -= delivery.message.size();
+        if self.waiting.is_empty() && self.waiting.capacity() > 1024 {
+            // A burst must not pin its memory for the rest of the session.
+            self.waiting = VecDeque::new();
+        }
+        Some(delivery)
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Bytes that wait, each message counted in full although it may be shared.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a limit is reached.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= self.limits.messages || self.bytes >= self.limits.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::packet::Publish;
+
+    fn delivery(payload: &str) -> Delivery {
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: "t",
+            packet_id: None,
+            properties: Default::default(),
+            payload: payload.as_bytes(),
+        };
+        Delivery {
+            message: Arc::new(Message::new(&publish, "t", 0, None)),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            via: None,
+        }
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_oldest_and_says_so() {
+        let mut queue = Queue::new(Limits { messages: 2, bytes: usize::MAX, drop_oldest: true });
+        assert_eq!(queue.push(delivery("1")), 0);
+        assert_eq!(queue.push(delivery("2")), 0);
+        assert_eq!(queue.push(delivery("3")), 1);
+        assert_eq!(queue.pop().unwrap().message.payload(), b"2");
+        assert_eq!(queue.pop().unwrap().message.payload(), b"3");
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn a_queue_that_must_not_drop_grows_past_its_limit_and_reports_full() {
+        let mut queue = Queue::new(Limits { messages: 1, bytes: usize::MAX, drop_oldest: false });
+        assert_eq!(queue.push(delivery("1")) + queue.push(delivery("2")), 0);
+        assert_eq!(queue.len(), 2);
+        assert!(queue.is_full());
+    }
+
+    #[test]
+    fn a_message_larger_than_the_byte_limit_is_kept_alone() {
+        let mut queue = Queue::new(Limits { messages: 10, bytes: 8, drop_oldest: true });
+        queue.push(delivery("small"));
+        assert_eq!(queue.push(delivery("much larger than eight bytes")), 1);
+        assert_eq!(queue.len(), 1);
+    }
+}
