@@ -9,3 +9,4 @@ mod support;
 mod architecture;
 mod client;
 mod lab;
+mod manifests;

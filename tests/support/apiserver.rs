@@ -56,8 +56,17 @@ impl ApiServer {
 
     /// `kubectl` of the same version, as an administrator.
     pub fn kubectl(&self) -> Command {
-        let mut command = Command::new(kube_bin("kubectl"));
-        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        self.command("kubectl")
+    }
+
+    /// `helm`, as an administrator.
+    pub fn helm(&self) -> Command {
+        self.command("helm")
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(kube_bin(name));
+        command.env("KUBECONFIG", &self.kubeconfig);
         command
     }
 

@@ -27,6 +27,14 @@ pub fn lab_script(name: &str) -> Command {
     Command::new(project_file("tests/lab").join(name))
 }
 
+/// Runs a command to its end and returns what it printed; fails the test with what it said when it does not succeed.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (said, printed) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{command:?}: {}\n{said}{printed}", output.status);
+    printed.into_owned()
+}
+
 /// `N` ports of loopback that nobody listens on. They are held together before any is given back, so they differ.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let held: [TcpListener; N] =

@@ -1,0 +1,37 @@
+# The project's chores. `just` alone lists them.
+
+default:
+    @just --list
+
+# Runs one broker on this machine, without Kubernetes.
+up *ARGS:
+    cargo run --release -- up -f manifests/samples/thermometer.yaml {{ARGS}}
+
+# Everything: lints, tests, the end-to-end test on a real Kubernetes node. `just test it` runs one layer.
+test *LAYER:
+    tests/run {{LAYER}}
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+
+# Licences, sources and known vulnerabilities of the dependencies; needs cargo-deny.
+deny:
+    cargo deny check
+
+# The custom resource definitions, from the types; with the chart's copy and what is rendered from it.
+crds:
+    cargo run --quiet --bin mqtt-operator -- crds > crds/mqttbrokers.yaml
+    cp crds/mqttbrokers.yaml charts/mqtt-operator/files/crds/
+    just install-yaml
+
+# The manifest for people without Helm, from the chart.
+install-yaml:
+    charts/install-yaml > manifests/install.yaml
+
+# The image, with Docker.
+image TAG="mqtt-operator:dev":
+    docker build -t {{TAG}} .
