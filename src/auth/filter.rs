@@ -168,13 +168,13 @@ impl std::fmt::Display for Filter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::HashSet;
 
     use super::*;
 
     /// Every text of one to `depth` levels over the alphabet.
-    fn texts(alphabet: &[&str], depth: usize) -> Vec<String> {
+    pub fn texts(alphabet: &[&str], depth: usize) -> Vec<String> {
         let mut all: Vec<String> = alphabet.iter().map(ToString::to_string).collect();
         let mut last = all.clone();
         for _ in 1..depth {
@@ -194,7 +194,8 @@ mod tests {
         }
     }
 
-    fn set<'a>(filter: &str, topics: &'a [String]) -> HashSet<&'a str> {
+    /// The topics that a filter stands for.
+    pub fn set<'a>(filter: &str, topics: &'a [String]) -> HashSet<&'a str> {
         let levels: Vec<&str> = filter.split('/').collect();
         let wild = matches!(levels[0], "+" | "#");
         topics

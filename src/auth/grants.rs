@@ -99,6 +99,14 @@ impl Statement {
         };
         Some(Arc::new(Decider { topics, kind: self.kind.clone() }))
     }
+
+    /// The topic with the values in place, for people; nothing if the rule allows and a value in it is unusable.
+    pub(super) fn effective_topic(&self, values: &Values<'_>) -> Option<String> {
+        self.resolve(values).map(|decider| match &decider.topics {
+            Topics::Exact(text, _) => format!("eq {text}"),
+            Topics::Filter(filter) => filter.to_string(),
+        })
+    }
 }
 
 fn mask(levels: &[u8]) -> Result<u8, RuleError> {
@@ -225,3 +233,6 @@ fn is_open(topic: &str) -> bool {
 fn first_level(topic: &str) -> &str {
     topic.split('/').next().unwrap_or(topic)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@
 pub mod filter;
 pub mod grants;
 pub mod identity;
+pub mod inspect;
 mod json;
 pub mod key;
 pub mod password;

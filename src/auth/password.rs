@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
+use aws_lc_rs::hmac;
 
 use super::identity::{Identity, Refusal};
 
@@ -94,6 +95,24 @@ impl std::fmt::Debug for PasswordCheck {
 impl PasswordCheck {
     pub(super) fn new(password: &[u8], user: Option<(Arc<str>, Identity)>, log: String) -> Self {
         Self { password: password.into(), user, log }
+    }
+
+    /// A key under which the caller may remember for a while that [`Self::verify`] accepted this user, password and
+    /// hash, so that a storm of reconnects costs one hash per user; `secret` is random and of this process alone.
+    /// Nothing for a user that does not exist.
+    pub fn cache_key(&self, secret: &[u8; 32]) -> Option<[u8; 32]> {
+        let (hash, identity) = self.user.as_ref()?;
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+        for part in [identity.principal.to_string().as_bytes(), &self.password, hash.as_bytes()] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        context.sign().as_ref().try_into().ok()
+    }
+
+    /// The identity without a verification, for a [`Self::cache_key`] under which one succeeded.
+    pub fn verified_before(self) -> Result<Identity, Refusal> {
+        self.user.map(|(_, identity)| identity).ok_or_else(|| Refusal::bad(self.log))
     }
 
     /// Verifies the password. Slow by design; the same for a user that does not exist.

@@ -231,6 +231,20 @@ impl Policy {
         token::admit(verified, presented, self.jwt.bind_client_id).map(Verdict::Accepted)
     }
 
+    /// Whether a client that was accepted before would still be known: its key is loaded, its user is there and has a
+    /// password, anonymous clients are allowed. What it may do is for [`Self::grants`] to say.
+    pub fn knows(&self, identity: &Identity) -> bool {
+        match (&identity.credential, &identity.principal) {
+            (Credential::Nothing, _) => self.anonymous.is_some(),
+            (Credential::Bridge, _) => self.bridge.is_some(),
+            (Credential::Token(token), _) => self.keys.find(&token.kid).is_some(),
+            (Credential::Password, Principal::User(name)) => {
+                self.users.get(name).is_some_and(|user| user.hash.is_some())
+            }
+            (Credential::Password, _) => false,
+        }
+    }
+
     /// What the client may do under this policy.
     pub fn grants(&self, identity: &Identity, client_id: &str) -> Grants {
         let none = Map::new();

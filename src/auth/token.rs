@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::grants::Statement;
 use super::identity::{Credential, Identity, Presented, Principal, Refusal, TokenCredential, is_reserved};
 use super::json;
-use super::key::KeySet;
+use super::key::{KeySet, PrivateKey};
 use super::policy;
 use super::rule::{Action, Permission, Rule};
 use super::settings::Jwt;
@@ -26,6 +27,47 @@ pub const LEEWAY: u64 = 30;
 
 /// The claim that carries the rules, unless the object says otherwise.
 pub const DEFAULT_ACL_CLAIM: &str = "acl";
+
+/// What a token of this broker's own issuer says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The issuer, [`Jwt::issuer`].
+    pub iss: String,
+    /// The audience, [`Jwt::audience`].
+    pub aud: String,
+    /// Who the token is for.
+    pub sub: String,
+    /// Unix time in seconds at which the token was issued.
+    pub iat: u64,
+    /// Unix time in seconds before which the token is not valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<u64>,
+    /// Unix time in seconds from which on the token is not valid.
+    pub exp: u64,
+    /// An id by which this one token can be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// The only client id that the bearer may use; absent means any, unless the broker binds it to the subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// A user name that the bearer may present, beside the subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Groups of the object whose rules apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// The rules of this token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acl: Vec<Rule>,
+}
+
+/// Signs claims. The claims are taken as they are: what they say is checked by whoever verifies.
+pub fn issue(key: &PrivateKey, claims: &Claims) -> String {
+    let mut header = jsonwebtoken::Header::new(key.algorithm().library());
+    header.kid = Some(key.kid().to_owned());
+    jsonwebtoken::encode(&header, claims, key.encoding())
+        .expect("the key was checked when it was made, and texts, numbers and lists have a JSON form")
+}
 
 /// What a token must say.
 #[derive(Clone, Copy, Debug)]
@@ -86,17 +128,21 @@ pub fn duration(seconds: u64) -> String {
 /// Whether a password is meant as a token: three parts or more, and the first one begins a JSON object. Such a password
 /// is never compared with a hash.
 pub fn looks_like_token(password: &[u8]) -> bool {
-    let dots = password.iter().filter(|byte| **byte == b'.').count();
-    let Some(start) = password.get(..4).filter(|_| dots >= 2) else { return false };
-    let standard: Vec<u8> = start
-        .iter()
-        .map(|byte| match byte {
+    let mut parts = password.split(|byte| *byte == b'.');
+    let header = parts.next().unwrap_or_default();
+    if header.len() < 2 || parts.nth(1).is_none() {
+        return false;
+    }
+    // Four characters are three bytes; a shorter header is filled up, and either alphabet is taken.
+    let mut start = [b'A'; 4];
+    for (to, from) in start.iter_mut().zip(header) {
+        *to = match from {
             b'-' => b'+',
             b'_' => b'/',
             other => *other,
-        })
-        .collect();
-    let Ok(decoded) = STANDARD_NO_PAD.decode(standard) else { return false };
+        };
+    }
+    let Ok(decoded) = STANDARD_NO_PAD.decode(start) else { return false };
     let text = decoded.trim_ascii_start();
     text.is_empty() || text.starts_with(b"{")
 }
@@ -133,7 +179,9 @@ fn verify_signature(token: &[u8], keys: &KeySet) -> Result<(String, Vec<u8>), To
     let decode = |part: &str, what: &str| {
         URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Unverified(format!("the token's {what} is not base64url")))
     };
-    let (kid, alg) = read_header(&decode(header, "header")?)?;
+    let header = json::object(&decode(header, "header")?)
+        .map_err(|error| TokenError::Unverified(format!("read the token's header: {error}")))?;
+    let (kid, alg) = read_header(&header)?;
     let key = keys
         .find(&kid)
         .ok_or_else(|| TokenError::Unverified(format!("the token's key {} is not loaded", short(&kid))))?;
@@ -151,9 +199,7 @@ fn verify_signature(token: &[u8], keys: &KeySet) -> Result<(String, Vec<u8>), To
 }
 
 /// The key id and the algorithm that a header names.
-fn read_header(header: &[u8]) -> Result<(String, String), TokenError> {
-    let header =
-        json::object(header).map_err(|error| TokenError::Unverified(format!("read the token's header: {error}")))?;
+pub(super) fn read_header(header: &Map<String, Value>) -> Result<(String, String), TokenError> {
     let unverified = |text: String| TokenError::Unverified(format!("the token's header: {text}"));
     for name in ["crit", "jku", "jwk", "x5u", "x5c", "zip", "b64"] {
         if header.contains_key(name) {
@@ -178,7 +224,8 @@ fn short(text: &str) -> String {
     format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
-fn read_claims(
+/// Checks everything that a token says, at `now`.
+pub(super) fn read_claims(
     claims: Map<String, Value>,
     kid: String,
     expected: &Expected<'_>,
@@ -278,16 +325,20 @@ fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, Toke
     }
 }
 
-/// The rules of a token: a list of rules, or the three lists of filters `{"pub", "sub", "all"}`.
 fn read_acl(acl: Option<&Value>, claim: &str) -> Result<Vec<Statement>, TokenError> {
-    let rules = match acl {
-        None => Vec::new(),
+    policy::compile(claim, &acl_rules(acl, claim)?).map_err(|error| TokenError::Claims(error.to_string()))
+}
+
+/// The rules of a token: a list of rules, or the three lists of filters `{"pub", "sub", "all"}`.
+pub(super) fn acl_rules(acl: Option<&Value>, claim: &str) -> Result<Vec<Rule>, TokenError> {
+    match acl {
+        None => Ok(Vec::new()),
         Some(Value::Array(items)) => {
             let rule = |(index, item): (usize, &Value)| {
                 serde_json::from_value::<Rule>(item.clone())
                     .map_err(|error| TokenError::Claims(format!("{claim}[{index}]: {error}")))
             };
-            items.iter().enumerate().map(rule).collect::<Result<_, _>>()?
+            items.iter().enumerate().map(rule).collect()
         }
         Some(Value::Object(lists)) => {
             let mut rules = Vec::new();
@@ -299,23 +350,14 @@ fn read_acl(acl: Option<&Value>, claim: &str) -> Result<Vec<Statement>, TokenErr
                     _ => return Err(TokenError::Claims(format!("`{claim}` has an unknown list {}", short(list)))),
                 };
                 for topic in texts(lists, list, false)?.unwrap_or_default() {
-                    rules.push(Rule {
-                        permission: Permission::Allow,
-                        action,
-                        topic,
-                        qos: None,
-                        retain: None,
-                        share: None,
-                    });
+                    let permission = Permission::Allow;
+                    rules.push(Rule { permission, action, topic, qos: None, retain: None, share: None });
                 }
             }
-            rules
+            Ok(rules)
         }
-        Some(_) => {
-            return Err(TokenError::Claims(format!("`{claim}` is neither a list of rules nor an object of lists")));
-        }
-    };
-    policy::compile(claim, &rules).map_err(|error| TokenError::Claims(error.to_string()))
+        Some(_) => Err(TokenError::Claims(format!("`{claim}` is neither a list of rules nor an object of lists"))),
+    }
 }
 
 /// Whether the bearer of a verified token may connect with this user name and client id.
@@ -343,3 +385,6 @@ pub(super) fn admit(verified: Verified, presented: &Presented<'_>, bind_client_i
     let credential = Credential::Token(Arc::new(token));
     Ok(Identity { principal, expires_at: Some(verified.expires_at), credential })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,3 @@
 //! Flags and terminal output of the four programs.
+
+pub mod token;
