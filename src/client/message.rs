@@ -122,3 +122,11 @@ impl Delivery {
         }
     }
 }
+
+#[cfg(test)]
+impl Delivery {
+    /// A delivery that no server sent.
+    pub(crate) fn made(message: Message, packet_id: u16) -> Self {
+        Self { message, dup: false, packet_id: PacketId::new(packet_id), sequence: Some(0) }
+    }
+}

@@ -1,0 +1,276 @@
+//! The loop: subscribe, fill batches, deliver them, begin again when the connection ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::backoff::Backoff;
+use super::batch::{Filling, Limits};
+use super::counters::Counters;
+use super::deliver::{Sink, Way, chain, deliver, random};
+use super::document::{Circumstances, DataStream, Publication, Source};
+use crate::client::{self, Acknowledge, Client, Delivery, Incoming, LARGEST_PACKET, Options};
+use crate::config::bridge::Bridge;
+use crate::config::files::Etc;
+use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
+use crate::mqtt::{QoS, ReasonCode, Version};
+use crate::process::Shutdown;
+
+/// The principal that the broker knows the bridge as, and the client id of its session.
+const USER: &str = "system:bridge";
+const CLIENT_ID: &str = "bridge";
+/// Messages that the broker may have sent without having their acknowledgement: some full batches.
+const WINDOW: u16 = 20_000;
+/// Bytes of documents and payloads held; above it nothing more is read from the broker.
+const HELD: usize = 64 * 1024 * 1024;
+/// The broker keeps the session, and with it what was not acknowledged, for as long as the protocol can say.
+const SESSION_EXPIRY: u32 = u32::MAX;
+const KEEP_ALIVE: u16 = 30;
+/// Between attempts at a subscription that the broker refused.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(10);
+/// Without traffic, the sink is looked at this often, so that the report is true.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long requests under way may take at the end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why there is no session with the broker.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("cannot read the bridge's password in {path}")]
+    Password { path: String, source: std::io::Error },
+    #[error("no session with the broker at {address}")]
+    Broker { address: String, source: client::Error },
+}
+
+/// Carries telemetry until `shutdown`; returns when the requests that were under way have ended, or their grace.
+///
+/// Nothing but `shutdown` ends it. What is wrong is in the report of `counters`.
+pub async fn run(etc: &Etc, config: Bridge, counters: Arc<Counters>, shutdown: Shutdown) {
+    let Some(source) = source(&config) else {
+        let message = format!("{} or {} is no name of a data stream", config.data_stream, config.dead_letters);
+        tracing::error!(message, "no telemetry");
+        counters.set_broker(Some(message));
+        return shutdown.wait().await;
+    };
+    let sink = Sink::new(&config, etc);
+    let mut backoff = Backoff::default();
+    loop {
+        let session = Session { etc, config: &config, source: &source, sink: &sink, counters: &counters };
+        let Err(problem) = session.hold(&shutdown, &mut backoff).await else { break };
+        counters.in_flight.set(0);
+        counters.held_bytes.set(0);
+        let message = chain(&problem);
+        tracing::warn!(message, "telemetry waits");
+        counters.set_broker(Some(message));
+        tokio::select! {
+            () = sleep(backoff.next(random(), None)) => {}
+            () = shutdown.wait() => break,
+        }
+    }
+    counters.set_broker(Some("shut down".to_owned()));
+}
+
+fn source(config: &Bridge) -> Option<Source> {
+    Some(Source {
+        namespace: config.namespace.clone(),
+        name: config.name.clone(),
+        data_stream: DataStream::parse(&config.data_stream)?,
+        dead_letters: DataStream::parse(&config.dead_letters)?,
+    })
+}
+
+struct Session<'a> {
+    etc: &'a Etc,
+    config: &'a Bridge,
+    source: &'a Source,
+    sink: &'a Sink,
+    counters: &'a Counters,
+}
+
+/// What is between the broker and the sink.
+struct Hold<'a> {
+    filling: Option<Filling>,
+    /// Batches under way; each returns its size.
+    flying: FuturesUnordered<BoxFuture<'a, usize>>,
+    held: usize,
+    limits: Limits,
+}
+
+impl Session<'_> {
+    /// Returns after `shutdown`, or with the problem that ended the session.
+    async fn hold(&self, shutdown: &Shutdown, backoff: &mut Backoff) -> Result<(), Problem> {
+        let address = self.config.broker.to_string();
+        let broker = |source| Problem::Broker { address: address.clone(), source };
+        let options = self.options().await?;
+        let connecting = client::connect(&options);
+        let (client, incoming, connected) = tokio::select! {
+            connected = connecting => connected.map_err(broker)?,
+            () = shutdown.wait() => return Ok(()),
+        };
+        let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
+        let refused = self.subscribe(&client, &topics).await.map_err(broker)?;
+        tracing::info!(broker = address, session_present = connected.session_present, "receiving telemetry");
+        backoff.reset();
+        let ended = self.carry(&client, incoming, refused, shutdown).await;
+        ended.map_err(broker)
+    }
+
+    async fn options(&self) -> Result<Options, Problem> {
+        let path = self.etc.bridge_password();
+        let password = tokio::fs::read(&path)
+            .await
+            .map_err(|source| Problem::Password { path: path.display().to_string(), source })?;
+        Ok(Options {
+            version: Version::V5,
+            username: Some(USER.to_owned()),
+            password: Some(password.trim_ascii_end().to_vec()),
+            clean_start: false,
+            keep_alive: KEEP_ALIVE,
+            session_expiry: Some(SESSION_EXPIRY),
+            receive_maximum: Some(WINDOW),
+            maximum_packet_size: LARGEST_PACKET,
+            acknowledge: Acknowledge::Manual,
+            ..Options::new(self.config.broker.to_string(), CLIENT_ID)
+        })
+    }
+
+    /// Subscribes and returns the filters that the broker refused, which the report says as well.
+    async fn subscribe<'f>(&self, client: &Client, filters: &[&'f str]) -> Result<Vec<&'f str>, client::Error> {
+        if filters.is_empty() {
+            self.counters.set_broker(Some("no topics are configured".to_owned()));
+            return Ok(Vec::new());
+        }
+        let options = SubscriptionOptions {
+            qos: QoS::AtLeastOnce,
+            retain_as_published: true,
+            // Else each connection would bring every retained message once more.
+            retain_handling: RetainHandling::SendIfNew,
+            ..SubscriptionOptions::default()
+        };
+        let filters: Vec<_> = filters.iter().map(|&filter| (filter, options)).collect();
+        let codes = client.subscribe(&filters).await?;
+        let refused: Vec<(&str, ReasonCode)> = filters
+            .iter()
+            .zip(codes)
+            .filter(|(_, code)| code.is_failure())
+            .map(|(&(filter, _), code)| (filter, code))
+            .collect();
+        let words: Vec<_> = refused.iter().map(|(filter, code)| format!("{filter}: {code}")).collect();
+        let problem =
+            (!words.is_empty()).then(|| format!("the broker refuses the subscription to {}", words.join(", ")));
+        if let Some(message) = &problem {
+            tracing::error!(message, "telemetry is incomplete");
+        }
+        self.counters.set_broker(problem);
+        Ok(refused.into_iter().map(|(filter, _)| filter).collect())
+    }
+
+    async fn carry(
+        &self,
+        client: &Client,
+        mut incoming: Incoming,
+        mut refused: Vec<&str>,
+        shutdown: &Shutdown,
+    ) -> Result<(), client::Error> {
+        let way = Way { sink: self.sink, source: self.source, counters: self.counters, client };
+        let mut hold = Hold { filling: None, flying: FuturesUnordered::new(), held: 0, limits: Limits::default() };
+        hold.fly(async move { way.sink.prepare(way.counters).await });
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
+        let mut again = tokio::time::interval_at(tokio::time::Instant::now() + SUBSCRIBE_AGAIN, SUBSCRIBE_AGAIN);
+        loop {
+            hold.send_what_is_due(way);
+            let full = hold.is_full();
+            let room = hold.flying.len() < self.sink.concurrency();
+            let due = hold.filling.as_ref().map_or_else(Instant::now, |filling| filling.due(&hold.limits));
+            tokio::select! {
+                Some(size) = hold.flying.next() => {
+                    hold.held = hold.held.saturating_sub(size);
+                    look.reset();
+                }
+                delivery = incoming.next(), if !full => match delivery {
+                    Some(delivery) => self.take_in(&mut hold, delivery?, &mut incoming),
+                    None => return Err(client::Error::Closed),
+                },
+                () = sleep_until(due.into()), if room && hold.filling.is_some() => {}
+                _ = again.tick(), if !refused.is_empty() => refused = self.subscribe(client, &refused).await?,
+                _ = look.tick(), if hold.flying.is_empty() => {
+                    hold.fly(async move { way.sink.prepare(way.counters).await });
+                }
+                () = shutdown.wait() => break,
+            }
+            self.counters.held_bytes.set(i64::try_from(hold.held).unwrap_or(i64::MAX));
+        }
+        drop(incoming);
+        self.finish(way, hold).await
+    }
+
+    /// Adds the delivery and those that are here with it.
+    fn take_in(&self, hold: &mut Hold<'_>, first: Delivery, incoming: &mut Incoming) {
+        let received = Timestamp::now();
+        let mut next = Some(first);
+        while let Some(delivery) = next {
+            let circumstances = self.circumstances(&delivery, received);
+            let filling = hold.filling.get_or_insert_with(|| Filling::new(Instant::now()));
+            filling.add(delivery, self.source, circumstances);
+            self.counters.received.inc();
+            self.counters.in_flight.inc();
+            next = if hold.is_full() { None } else { incoming.try_next() };
+        }
+    }
+
+    fn circumstances(&self, delivery: &Delivery, received: Timestamp) -> Circumstances {
+        if let Some(publication) = Publication::of(&delivery.message) {
+            return Circumstances { id: publication.id.to_owned(), published: publication.time, received };
+        }
+        // Not our broker: a message that comes again will be another document.
+        if self.counters.without_id.inc() == 0 {
+            tracing::warn!("the broker names no publish id: messages that come again become documents again");
+        }
+        Circumstances { id: ulid::Ulid::generate().to_string(), published: received, received }
+    }
+
+    /// Gives what is under way its grace, and leaves the session to the broker.
+    async fn finish<'a>(&self, way: Way<'a>, mut hold: Hold<'a>) -> Result<(), client::Error> {
+        if let Some(filling) = hold.filling.take() {
+            hold.flying.push(Box::pin(deliver(way, filling.finish())));
+        }
+        if timeout(GRACE, async { while hold.flying.next().await.is_some() {} }).await.is_err() {
+            tracing::info!(in_flight = self.counters.in_flight.get(), "the broker keeps what was not delivered");
+        }
+        way.client.disconnect(ReasonCode::SUCCESS).await
+    }
+}
+
+impl<'a> Hold<'a> {
+    fn fly(&mut self, work: impl Future<Output = ()> + Send + 'a) {
+        self.flying.push(Box::pin(async move {
+            work.await;
+            0
+        }));
+    }
+
+    /// Whether nothing more is to be taken from the broker for now.
+    fn is_full(&self) -> bool {
+        let filling = self.filling.as_ref();
+        self.held + filling.map_or(0, Filling::size) >= HELD || filling.is_some_and(|it| it.is_full(&self.limits))
+    }
+
+    fn send_what_is_due(&mut self, way: Way<'a>) {
+        self.limits.bytes = way.sink.body_limit();
+        if self.flying.len() >= way.sink.concurrency() {
+            return;
+        }
+        let now = Instant::now();
+        let due = |filling: &mut Filling| filling.is_full(&self.limits) || filling.due(&self.limits) <= now;
+        if let Some(filling) = self.filling.take_if(due) {
+            let batch = filling.finish();
+            self.held += batch.size;
+            self.flying.push(Box::pin(deliver(way, batch)));
+        }
+    }
+}
