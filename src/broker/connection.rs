@@ -253,54 +253,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn handle(&mut self, packet: Packet<'_>, now: u64) -> Result<(), Closing> {
         match packet {
-            Packet::Publish(publish) => self.on_publish(&publish, now),
-            Packet::PubAck(ack) => {
+            Packet::Publish(publish) => return self.on_publish(&publish, now),
+            Packet::PubAck(ack) | Packet::PubComp(ack) => {
                 self.session.inflight.finish(ack.packet_id);
                 self.mailbox.made_progress(now);
-                Ok(())
             }
             Packet::PubRec(ack) => self.on_pubrec(&ack, now),
             Packet::PubRel(ack) => self.on_pubrel(&ack),
-            Packet::PubComp(ack) => {
-                self.session.inflight.finish(ack.packet_id);
-                self.mailbox.made_progress(now);
-                Ok(())
-            }
-            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe),
-            Packet::PingReq => {
-                self.send(&Packet::PingResp);
-                Ok(())
-            }
-            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
-            Packet::Connect(_) => Err(Violation::SecondConnect.into()),
-            Packet::Auth(_) => Err(Violation::AuthenticationMethod.into()),
-            Packet::ConnAck(_) => Err(Violation::UnexpectedPacket { packet: "CONNACK" }.into()),
-            Packet::SubAck(_) => Err(Violation::UnexpectedPacket { packet: "SUBACK" }.into()),
-            Packet::UnsubAck(_) => Err(Violation::UnexpectedPacket { packet: "UNSUBACK" }.into()),
-            Packet::PingResp => Err(Violation::UnexpectedPacket { packet: "PINGRESP" }.into()),
+            Packet::Subscribe(subscribe) => return self.on_subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(&unsubscribe),
+            Packet::PingReq => self.send(&Packet::PingResp),
+            Packet::Disconnect(disconnect) => return Err(self.on_disconnect(&disconnect)),
+            Packet::Connect(_) => return Err(Violation::SecondConnect.into()),
+            Packet::Auth(_) => return Err(Violation::AuthenticationMethod.into()),
+            Packet::ConnAck(_) => return Err(Violation::UnexpectedPacket { packet: "CONNACK" }.into()),
+            Packet::SubAck(_) => return Err(Violation::UnexpectedPacket { packet: "SUBACK" }.into()),
+            Packet::UnsubAck(_) => return Err(Violation::UnexpectedPacket { packet: "UNSUBACK" }.into()),
+            Packet::PingResp => return Err(Violation::UnexpectedPacket { packet: "PINGRESP" }.into()),
         }
+        Ok(())
     }
 
-    fn on_pubrec(&mut self, ack: &Ack<'_>, now: u64) -> Result<(), Closing> {
+    fn on_pubrec(&mut self, ack: &Ack<'_>, now: u64) {
         self.mailbox.made_progress(now);
         let id = ack.packet_id;
         if ack.code.is_failure() {
             self.session.inflight.finish(id);
-            return Ok(());
+            return;
         }
         // A PUBREC that nobody waits for is answered too: the client then knows that the broker has forgotten it.
         let known = self.session.inflight.received(id);
         let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.send(&Packet::PubRel(acknowledge(id, code)));
-        Ok(())
     }
 
-    fn on_pubrel(&mut self, ack: &Ack<'_>) -> Result<(), Closing> {
+    fn on_pubrel(&mut self, ack: &Ack<'_>) {
         let known = self.session.received.remove(&ack.packet_id);
         let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.send(&Packet::PubComp(acknowledge(ack.packet_id, code)));
-        Ok(())
     }
 
     fn on_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Closing {
@@ -352,8 +342,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.mailbox.take(window, &mut qos0, &mut queued, now);
         self.asleep = true;
         let taken = queued.len();
-        qos0.drain(..).for_each(|delivery| self.deliver(delivery));
-        queued.drain(..).for_each(|delivery| self.deliver(delivery));
+        qos0.drain(..).for_each(|delivery| self.deliver(&delivery));
+        queued.drain(..).for_each(|delivery| self.deliver(&delivery));
         QOS0.set(qos0);
         QUEUED.set(queued);
         taken > 0 && taken == window && self.session.inflight.room(self.peer.window) > 0
@@ -367,7 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return false;
             }
             if let Some(delivery) = self.replay.pop_front() {
-                self.deliver(delivery);
+                self.deliver(&delivery);
             }
         }
         true
@@ -378,7 +368,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Closing { reason, will, log } = closing;
         tracing::info!(client_id = %self.peer.client_id, principal = %self.peer.identity.principal, reason = %log, "disconnected");
         if let Some(reason) = reason {
-            if reason.is_failure() && is_violation(reason) {
+            if is_violation(reason) {
                 self.shared.counters.violations.add(1);
             }
             if self.peer.version == Version::V5 {

@@ -87,17 +87,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Writes a delivery to the client, unless it has expired or the client does not accept its size.
-    pub(super) fn deliver(&mut self, delivery: Delivery) {
+    pub(super) fn deliver(&mut self, delivery: &Delivery) {
         if delivery.message.expires_at.is_some_and(|at| at <= unix_millis()) {
             return;
         }
-        if !self.fits(&delivery) {
+        if !self.fits(delivery) {
             // At QoS 1 and 2 as if it had been delivered [MQTT-3.1.2-25].
             self.turn.dropped += 1;
             return;
         }
         let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
-        self.write_delivery(&delivery, packet_id, false);
+        self.write_delivery(delivery, packet_id, false);
         self.turn.sent += 1;
     }
 

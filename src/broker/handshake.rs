@@ -3,12 +3,16 @@
 //! Limits come first, then authentication, then rules: a client that is not known yet costs at most
 //! [`CONNECT_MAX`] bytes and [`CONNECT_WITHIN`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::connection::{Connection, Peer};
+use super::counters::Turn;
+use super::outbox::Outbox;
+use super::publish::Publisher;
 use super::registry::Claim;
 use super::timers::Timers;
 use super::will::Will;
@@ -229,14 +233,14 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         session: claim.stored.unwrap_or_default(),
         will,
         partial: rest,
-        outbox: Default::default(),
-        replay: Default::default(),
-        publisher: Default::default(),
+        outbox: Outbox::default(),
+        replay: VecDeque::new(),
+        publisher: Publisher::default(),
         wakers: Vec::new(),
         hold: None,
         withheld: Vec::new(),
         timers,
-        turn: Default::default(),
+        turn: Turn::default(),
         asleep: false,
         successors: Vec::new(),
     };

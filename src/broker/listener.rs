@@ -12,7 +12,6 @@ use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::handshake::{self, NoConnection};
-use crate::mqtt::Violation;
 use crate::process::Shutdown;
 
 /// Connections that the kernel keeps while none is accepted.
@@ -77,7 +76,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, i
             match error {
                 // Probes and scanners: every load balancer opens and closes connections all day.
                 NoConnection::Closed | NoConnection::Io(_) => tracing::debug!(%peer, %error, "not connected"),
-                NoConnection::Violation(Violation::FirstPacketNotConnect { .. }) | NoConnection::Violation(_) => {
+                NoConnection::Violation(_) => {
                     shared.counters.violations.add(1);
                     tracing::warn!(%peer, %error, "not connected");
                 }

@@ -42,8 +42,7 @@ pub struct Mailbox {
 
 #[derive(Debug)]
 struct Inner {
-    online: bool,
-    closed: bool,
+    state: State,
     qos0: Vec<Delivery>,
     qos0_bytes: usize,
     queue: Queue,
@@ -55,6 +54,14 @@ struct Inner {
     wants_queue: bool,
     commands: Vec<Command>,
     waiting: VecDeque<Arc<Ticket>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connected,
+    Away,
+    /// The session is over; whatever still arrives is forgotten.
+    Over,
 }
 
 /// What a session's task is told by others.
@@ -98,8 +105,7 @@ impl Mailbox {
     /// A mailbox without a connection. `limits.drop_oldest` false makes publishers wait instead of losing anything.
     pub fn new(session: u64, limits: Limits) -> Self {
         let inner = Inner {
-            online: false,
-            closed: false,
+            state: State::Away,
             qos0: Vec::new(),
             qos0_bytes: 0,
             queue: Queue::new(limits),
@@ -128,12 +134,12 @@ impl Mailbox {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let nothing = Pushed { pressure: Pressure::None, dropped: 0 };
-        if inner.closed {
+        if inner.state == State::Over {
             return nothing;
         }
         let mut dropped = 0;
         let wake = if delivery.qos == QoS::AtMostOnce {
-            if !inner.online {
+            if inner.state != State::Connected {
                 return nothing;
             }
             let size = delivery.message.size();
@@ -165,7 +171,7 @@ impl Mailbox {
             return Pressure::Hold;
         }
         let progressing = now.saturating_sub(self.progress.load(Ordering::Relaxed)) < STALLED_AFTER;
-        if inner.online && progressing { Pressure::Hold } else { Pressure::None }
+        if inner.state == State::Connected && progressing { Pressure::Hold } else { Pressure::None }
     }
 
     /// Lines up behind this session. `None`: there is nothing to wait for any more.
@@ -230,14 +236,14 @@ impl Mailbox {
     /// A client is connected from now on.
     pub fn connect(&self, now: u64) {
         let mut inner = self.lock();
-        inner.online = true;
+        inner.state = State::Connected;
         self.progress.store(now, Ordering::Relaxed);
     }
 
     /// The connection is gone: QoS 0 is forgotten, the queue goes on. Returns commands that nobody has read.
     pub fn disconnect(&self) -> Vec<Command> {
         let mut inner = self.lock();
-        inner.online = false;
+        inner.state = State::Away;
         inner.qos0 = Vec::new();
         inner.qos0_bytes = 0;
         inner.task = None;
@@ -250,8 +256,7 @@ impl Mailbox {
     /// The session is over. Returns what waited in its queue.
     pub fn close(&self) -> Vec<Delivery> {
         let mut inner = self.lock();
-        inner.closed = true;
-        inner.online = false;
+        inner.state = State::Over;
         inner.qos0 = Vec::new();
         inner.release_all();
         std::iter::from_fn(|| inner.queue.pop()).collect()
@@ -259,7 +264,7 @@ impl Mailbox {
 
     /// Whether a client is connected to the session.
     pub fn is_online(&self) -> bool {
-        self.lock().online
+        self.lock().state == State::Connected
     }
 
     /// Tells the session's task something.

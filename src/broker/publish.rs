@@ -139,12 +139,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if publish.retain {
                 self.shared.retain(&message);
             }
-            let routed = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
-            self.turn.dropped += routed.dropped as u64;
-            if routed.copies > 0 {
+            let outcome = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
+            self.turn.dropped += outcome.dropped as u64;
+            if outcome.copies > 0 {
                 code = ReasonCode::SUCCESS;
             }
-            if let Some(mailbox) = routed.hold {
+            if let Some(mailbox) = outcome.hold {
                 self.hold_for(mailbox, now);
             }
         }

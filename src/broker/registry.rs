@@ -165,7 +165,7 @@ impl Shared {
             let Some(entry) = clients.get_mut(client_id).filter(|e| e.mailbox.session == mailbox.session) else {
                 // The session was ended meanwhile; its subscriptions are still in the index.
                 drop(clients);
-                self.discard(mailbox, session);
+                self.discard(mailbox, &session);
                 return;
             };
             let commands = entry.mailbox.disconnect();
@@ -202,7 +202,7 @@ impl Shared {
             entry.mailbox.command(Command::Close { reason, done: None });
         }
         if let Some(stored) = stored {
-            self.discard(&entry.mailbox, stored);
+            self.discard(&entry.mailbox, &stored);
         }
         if let Some(will) = entry.will {
             will::publish(self, will);
@@ -210,7 +210,7 @@ impl Shared {
     }
 
     /// Takes a session out of the index. What a shared subscription had given it at QoS 1 goes to another member.
-    fn discard(&self, mailbox: &Mailbox, session: StoredSession) {
+    fn discard(&self, mailbox: &Mailbox, session: &StoredSession) {
         for filter in session.subscriptions.keys() {
             if let Ok(filter) = Filter::parse(filter) {
                 self.router.unsubscribe(&filter, mailbox.session);

@@ -205,15 +205,13 @@ impl Ends {
 
     fn join(&mut self, name: &str, filter: &str, subscriber: Subscriber) -> bool {
         let whole = format!("$share/{name}/{filter}").into_boxed_str();
-        let group = match self.shared.iter().find(|group| group.name == whole) {
-            Some(group) => group,
-            None => {
-                let group = Group { name: whole.clone(), members: Mutex::default(), next: AtomicUsize::new(0) };
-                self.shared.push(Arc::new(group));
-                &self.shared[self.shared.len() - 1]
-            }
-        };
-        group.join(subscriber, whole)
+        if let Some(group) = self.shared.iter().find(|group| group.name == whole) {
+            return group.join(subscriber, whole);
+        }
+        let group = Group { name: whole.clone(), members: Mutex::default(), next: AtomicUsize::new(0) };
+        group.join(subscriber, whole);
+        self.shared.push(Arc::new(group));
+        false
     }
 
     fn remove(&mut self, share: Option<&str>, session: u64) -> bool {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,7 +32,7 @@ pub struct Timers {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn check_timers(&mut self, cx: &mut Context<'_>, now: u64) -> Result<(), Closing> {
         let Some((_, sleep)) = &mut self.timers.armed else { return Ok(()) };
-        if let Poll::Pending = sleep.as_mut().poll(cx) {
+        if sleep.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
         self.timers.armed = None;

@@ -49,10 +49,10 @@ pub fn publish(shared: &Shared, will: Will) {
         tracing::warn!(topic = message.topic(), "will not sent: its client may not publish there");
         return;
     }
-    let wall = unix_millis();
-    message.expires_at = expiry.map(|seconds| wall + u64::from(seconds) * 1000);
+    let now = unix_millis();
+    message.expires_at = expiry.map(|seconds| now + u64::from(seconds) * 1000);
     if let Some(origin) = &mut message.origin {
-        origin.received_at = wall;
+        origin.received_at = now;
     }
     let message = Arc::new(message);
     if message.retain {

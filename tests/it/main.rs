@@ -7,6 +7,8 @@
 mod support;
 
 mod architecture;
+mod backpressure;
 mod client;
 mod lab;
 mod manifests;
+mod sessions;

@@ -3,6 +3,7 @@
 //! * [`ApiServer`]: etcd and kube-apiserver. `ApiServer::shared().client().await`, then [`with_temp_namespace`].
 //! * [`Elasticsearch`]: `Elasticsearch::shared().url()`; `Elasticsearch::start(&[])` for one that a test may stop.
 //! * [`Node`]: a whole cluster, for the end-to-end test. [`LoadBalancer`]: what a cloud would bring, on either server.
+//! * [`Broker`]: ours, in this process.
 //! * [`Mosquitto`], [`mosquitto_client`], [`paho`]: a broker and clients that are not ours.
 //! * [`await_until`], [`wait_until`]: a condition with a deadline, in place of every sleep.
 //!
@@ -12,6 +13,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod apiserver;
+mod broker;
 mod clients;
 mod elasticsearch;
 mod lab;
@@ -19,6 +21,7 @@ mod node;
 mod wait;
 
 pub use apiserver::{ApiServer, with_temp_namespace};
+pub use broker::{Broker, PASSWORD, allow, open};
 pub use clients::{Mosquitto, Paho, mosquitto_client, paho};
 pub use elasticsearch::Elasticsearch;
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file, run};

@@ -1,0 +1,143 @@
+//! Our broker in this process, on free loopback ports.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use mqtt_operator::auth::key::{Algorithm, PrivateKeys, generate};
+use mqtt_operator::auth::password;
+use mqtt_operator::auth::rule::{Action, Permission, Rule};
+use mqtt_operator::auth::settings::{Anonymous, Jwt, Settings, User};
+use mqtt_operator::broker::{self, Running};
+use mqtt_operator::client::{self, Client, Incoming, Options};
+use mqtt_operator::config::broker::{Broker as Config, Limits, Listener, Protocol, UserHash, Users};
+use mqtt_operator::config::files::Etc;
+use mqtt_operator::config::{FORMAT, report};
+use mqtt_operator::mqtt::Version;
+use mqtt_operator::process::Shutdown;
+
+/// The password of every user of [`Broker`].
+pub const PASSWORD: &[u8] = b"correct horse";
+
+/// A broker that serves until it is dropped.
+pub struct Broker {
+    running: Running,
+    shutdown: Shutdown,
+    etc: tempfile::TempDir,
+}
+
+impl Broker {
+    /// Users `u0` to `u9` may do everything below `t/`; nobody is anonymous.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// As [`Broker::start`], after `change` has had its way with the configuration.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let etc = tempfile::tempdir().unwrap();
+        let mut config = config();
+        change(&mut config);
+        write_documents(etc.path(), &config);
+        let shutdown = Shutdown::new();
+        let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).await.unwrap();
+        Self { running, shutdown, etc }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> String {
+        self.running.listeners[0].1.to_string()
+    }
+
+    /// Where probes, metrics and the report are.
+    pub fn admin(&self) -> SocketAddr {
+        self.running.admin
+    }
+
+    pub fn report(&self) -> report::Broker {
+        self.running.report()
+    }
+
+    /// The directory of its documents.
+    pub fn etc(&self) -> &Path {
+        self.etc.path()
+    }
+
+    /// Options for user `u<n>`, whose client id is its name.
+    pub fn options(&self, n: usize, version: Version) -> Options {
+        let mut options = Options::new(self.address(), format!("u{n}"));
+        options.version = version;
+        options.username = Some(format!("u{n}"));
+        options.password = Some(PASSWORD.to_vec());
+        options
+    }
+
+    /// Connects user `u<n>`.
+    pub async fn connect(&self, n: usize, version: Version) -> (Client, Incoming) {
+        let (client, incoming, _) = client::connect(&self.options(n, version)).await.unwrap();
+        (client, incoming)
+    }
+
+    /// Stops it, as SIGTERM does.
+    pub async fn stop(self) {
+        self.shutdown.trigger();
+        self.running.wait().await;
+    }
+}
+
+/// A rule that allows.
+pub fn allow(action: Action, topic: &str) -> Rule {
+    Rule { permission: Permission::Allow, action, topic: topic.into(), qos: None, retain: None, share: None }
+}
+
+/// Lets clients without credentials do everything below `t/`.
+pub fn open(config: &mut Config) {
+    config.auth.anonymous = Some(Anonymous { acl: vec![allow(Action::All, "t/#")] });
+}
+
+fn config() -> Config {
+    let users = (0..10).map(|n| User { name: format!("u{n}"), groups: vec![], acl: vec![allow(Action::All, "t/#")] });
+    let jwt = Jwt {
+        issuer: "mqttbroker/test/broker".into(),
+        audience: "mqtt://test/broker".into(),
+        max_token_ttl: 3600,
+        bind_client_id: false,
+        acl_claim: "acl".into(),
+    };
+    Config {
+        format: FORMAT,
+        namespace: "test".into(),
+        name: "broker".into(),
+        listeners: vec![Listener {
+            name: "mqtt".into(),
+            protocol: Protocol::Mqtt,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+        }],
+        admin: (Ipv4Addr::LOCALHOST, 0).into(),
+        auth: Settings { jwt, users: users.collect(), ..Settings::default() },
+        limits: Limits::default(),
+        bridge: None,
+    }
+}
+
+fn write_documents(etc: &Path, config: &Config) {
+    let key = generate(Algorithm::EdDsa, &[7; 48]).unwrap();
+    let keys = PrivateKeys { keys: vec![key] };
+    let hash = |user: &User| UserHash { name: user.name.clone(), hash: hash().into(), source: None };
+    let users = Users { format: FORMAT, users: config.auth.users.iter().map(hash).collect() };
+    let etc = Etc(etc.to_owned());
+    for (path, text) in [
+        (etc.jwks(), keys.public()),
+        (etc.users(), serde_json::to_string(&users).unwrap()),
+        (etc.broker(), serde_json::to_string(config).unwrap()),
+    ] {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+/// One hash for all: it costs as much as it should.
+fn hash() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| password::hash(PASSWORD, [1; 16]).unwrap())
+}
