@@ -46,6 +46,8 @@ enum Topics {
 pub enum RuleError {
     #[error("topic: {0}")]
     Topic(#[from] TemplateError),
+    #[error("topic: `eq ` takes the rest literally, so this would forbid nothing; a placeholder has no value there")]
+    LiteralPlaceholder,
     #[error("qos: {0} is not a level of QoS")]
     Qos(u8),
     #[error("qos: an empty list would never match")]
@@ -62,6 +64,12 @@ impl Statement {
     /// Checks a rule.
     pub fn compile(rule: &Rule) -> Result<Self, RuleError> {
         let pattern = Pattern::parse(&rule.topic)?;
+        if rule.permission == Permission::Deny
+            && let Pattern::Exact(text, _) = &pattern
+            && text.contains("${")
+        {
+            return Err(RuleError::LiteralPlaceholder);
+        }
         let qos = match &rule.qos {
             None => 0b111,
             Some(QosSet::One(level)) => mask(&[*level])?,
@@ -186,7 +194,7 @@ impl Grants {
                 && kind.retain.is_none_or(|only| only == retain)
                 && match &decider.topics {
                     Topics::Filter(filter) => filter.matches(topic),
-                    Topics::Exact(text, _) => **text == *topic,
+                    Topics::Exact(text, _) => **text == *topic && !topic.contains(['+', '#']),
                 }
             {
                 return kind.permission == Permission::Allow && is_open(topic);
@@ -225,9 +233,9 @@ impl Grants {
     }
 }
 
-/// Whether clients may publish there at all: no rule opens the broker's own topics, and no topic name has a wildcard.
+/// Whether clients may publish there at all: no rule opens the broker's own topics.
 fn is_open(topic: &str) -> bool {
-    !matches!(first_level(topic), "$SYS" | "$CONTROL" | "$share") && !topic.contains(['+', '#'])
+    !matches!(first_level(topic), "$SYS" | "$CONTROL" | "$share")
 }
 
 fn first_level(topic: &str) -> &str {

@@ -58,8 +58,6 @@ pub enum TemplateError {
     Unclosed(String),
     #[error("`${{{0}}}` is unknown; there are ${{clientid}}, ${{username}}, ${{sub}} and ${{claims.NAME}}")]
     Unknown(String),
-    #[error("`eq ` takes the rest literally, so a placeholder there would never match")]
-    InExact,
     #[error("a first level that begins with `$` takes no placeholder")]
     Dollar,
     #[error("a rule is about the filter without `$share/…/`; say `share` for the group")]
@@ -75,9 +73,6 @@ impl Pattern {
             return Err(TemplateError::Share);
         }
         if let Some(exact) = exact {
-            if exact.contains("${") {
-                return Err(TemplateError::InExact);
-            }
             return Ok(Self::Exact(exact.into(), Filter::parse(exact)?));
         }
         if topic.is_empty() {

@@ -59,14 +59,30 @@ pub struct Claims {
     /// The rules of this token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acl: Vec<Rule>,
+    /// The claim under which the rules stand, [`Jwt::acl_claim`]; empty means `acl`.
+    #[serde(skip)]
+    pub acl_claim: String,
+}
+
+impl Claims {
+    /// The claims as they stand in the token.
+    pub fn to_object(&self) -> Map<String, Value> {
+        let Ok(Value::Object(mut object)) = serde_json::to_value(self) else { return Map::new() };
+        if !self.acl_claim.is_empty()
+            && let Some(rules) = object.remove(DEFAULT_ACL_CLAIM)
+        {
+            object.insert(self.acl_claim.clone(), rules);
+        }
+        object
+    }
 }
 
 /// Signs claims. The claims are taken as they are: what they say is checked by whoever verifies.
 pub fn issue(key: &PrivateKey, claims: &Claims) -> String {
     let mut header = jsonwebtoken::Header::new(key.algorithm().library());
     header.kid = Some(key.kid().to_owned());
-    jsonwebtoken::encode(&header, claims, key.encoding())
-        .expect("the key was checked when it was made, and texts, numbers and lists have a JSON form")
+    jsonwebtoken::encode(&header, &claims.to_object(), key.encoding())
+        .expect("the key was checked when it was made, and an object has a JSON form")
 }
 
 /// What a token must say.

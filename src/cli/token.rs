@@ -7,7 +7,8 @@ use ulid::Ulid;
 use crate::auth::inspect::inspect;
 use crate::auth::key::PrivateKey;
 use crate::auth::rule::{Action, Permission, QosSet, Rule};
-use crate::auth::token::{self, Claims};
+use crate::auth::settings::Jwt;
+use crate::auth::token::{self, Claims, Expected};
 
 /// What the token is to say.
 #[derive(Args, Clone, Debug)]
@@ -80,19 +81,16 @@ fn parse_ttl(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).filter(|seconds| (1..=100 * 365 * 86_400).contains(seconds)).ok_or_else(wrong)
 }
 
-/// A token for the broker that `issuer` and `audience` belong to, printed as asked for. `now` is Unix time in seconds;
-/// `random` makes the token's id.
-pub fn issue(
-    args: &IssueArgs,
-    key: &PrivateKey,
-    issuer: &str,
-    audience: &str,
-    now: u64,
-    random: [u8; 16],
-) -> anyhow::Result<String> {
+/// A token for the broker that asks for `jwt`, printed as asked for. `now` is Unix time in seconds; `random` makes the
+/// token's id.
+pub fn issue(args: &IssueArgs, key: &PrivateKey, jwt: &Jwt, now: u64, random: [u8; 16]) -> anyhow::Result<String> {
+    if args.ttl > jwt.max_token_ttl {
+        let (asked, most) = (token::duration(args.ttl), token::duration(jwt.max_token_ttl));
+        bail!("--ttl: the broker accepts tokens that live for at most {most}, not {asked}");
+    }
     let claims = Claims {
-        iss: issuer.to_owned(),
-        aud: audience.to_owned(),
+        iss: jwt.issuer.clone(),
+        aud: jwt.audience.clone(),
         sub: args.sub.clone(),
         iat: now,
         nbf: Some(now),
@@ -102,15 +100,18 @@ pub fn issue(
         username: None,
         groups: args.group.clone(),
         acl: rules(args),
+        acl_claim: jwt.acl_claim.clone(),
     };
     let token = token::issue(key, &claims);
     // What no broker would accept is not handed out: a bad filter, an empty subject, a token that is too long.
-    if let Some(problem) = inspect(&token, token::DEFAULT_ACL_CLAIM, now).context("read the token back")?.problem {
+    if let Some(problem) = inspect(&token, Expected::from(jwt).acl_claim, now).context("read the token back")?.problem {
         bail!("no broker would accept this token: {problem}");
     }
     Ok(match args.output {
         Output::Token => token,
-        Output::Json => serde_json::to_string_pretty(&serde_json::json!({"token": token, "claims": claims}))?,
+        Output::Json => {
+            serde_json::to_string_pretty(&serde_json::json!({"token": token, "claims": claims.to_object()}))?
+        }
         Output::Env => {
             let client_id = args.client_id.as_ref().map(|id| format!("MQTT_CLIENT_ID={}\n", quote(id)));
             let username = quote(&args.sub);
@@ -164,11 +165,19 @@ mod tests {
     use super::*;
     use crate::auth::KeySet;
     use crate::auth::key::{Algorithm, PrivateKeys, generate};
-    use crate::auth::token::{Expected, verify};
+    use crate::auth::token::verify;
 
     const NOW: u64 = 1_763_800_000;
-    const ISSUER: &str = "mqttbroker/shop/home";
-    const AUDIENCE: &str = "mqtt://shop/home";
+
+    fn jwt() -> Jwt {
+        Jwt {
+            issuer: "mqttbroker/shop/home".to_owned(),
+            audience: "mqtt://shop/home".to_owned(),
+            max_token_ttl: 86_400,
+            bind_client_id: false,
+            acl_claim: "acl".to_owned(),
+        }
+    }
 
     #[derive(Parser)]
     struct Cli {
@@ -185,7 +194,7 @@ mod tests {
     }
 
     fn issued(arguments: &[&str]) -> anyhow::Result<String> {
-        issue(&parse(arguments)?, &key(), ISSUER, AUDIENCE, NOW, [1; 16])
+        issue(&parse(arguments)?, &key(), &jwt(), NOW, [1; 16])
     }
 
     #[test]
@@ -194,7 +203,8 @@ mod tests {
             issued(&["--sub", "dev1", "--publish", "dev/${clientid}/#", "--subscribe", "cmd/#", "--group", "g"])
                 .unwrap();
         let keys = KeySet::parse(PrivateKeys { keys: vec![key()] }.public().as_bytes()).unwrap();
-        let expected = Expected { issuer: ISSUER, audience: AUDIENCE, max_ttl: 3600, acl_claim: "acl" };
+        let jwt = jwt();
+        let expected = Expected::from(&jwt);
         let verified = verify(token.as_bytes(), &keys, &expected, NOW + 3599).unwrap();
         assert_eq!((verified.subject.as_str(), verified.expires_at), ("dev1", NOW + 3600));
         assert!(verify(token.as_bytes(), &keys, &expected, NOW + 3600).is_err());
@@ -227,6 +237,13 @@ mod tests {
         }
         let long = "x".repeat(9000);
         assert!(issued(&["--sub", "d", "--publish", &long]).unwrap_err().to_string().contains("longer than 8 KiB"));
+    }
+
+    #[test]
+    fn a_token_that_would_live_longer_than_the_broker_accepts_is_not_issued() {
+        assert!(issued(&["--sub", "d", "--ttl", "24h"]).is_ok());
+        let error = issued(&["--sub", "d", "--ttl", "2d"]).unwrap_err().to_string();
+        assert_eq!(error, "--ttl: the broker accepts tokens that live for at most 24 h, not 2 d");
     }
 
     #[test]

@@ -190,10 +190,6 @@ fn a_rule_that_cannot_be_used_is_an_error_that_names_its_place() {
     assert!(
         bad(&with(r#""topic":"$share/g/a""#)).starts_with("users[1].acl[0].topic: a rule is about the filter without")
     );
-    assert!(
-        bad(&with(r#""topic":"eq a/${clientid}""#))
-            .starts_with("users[1].acl[0].topic: `eq ` takes the rest literally")
-    );
     assert!(bad(&with(r#""topic":"$dev-${clientid}/a""#)).contains("takes no placeholder"));
     assert_eq!(bad(&with(r#""topic":"a","qos":3"#)), "users[1].acl[0].qos: 3 is not a level of QoS");
     assert_eq!(bad(&with(r#""topic":"a","qos":[]"#)), "users[1].acl[0].qos: an empty list would never match");
@@ -327,6 +323,15 @@ fn eq_takes_the_rest_literally() {
     assert!(publishes(&grants, "b") && subscribes(&grants, "b") && !publishes(&grants, "a/#"));
     let grants = grants_of(vec![deny(Action::All, "eq #"), allow(Action::All, "#")], "dev1");
     assert!(!subscribes(&grants, "#") && !subscribes(&grants, "+/#") && subscribes(&grants, "a/#"));
+}
+
+#[test]
+fn eq_takes_a_placeholder_literally_which_a_deny_cannot_mean() {
+    let grants = grants_of(vec![allow(Action::Publish, "eq a/${clientid}")], "dev1");
+    assert!(publishes(&grants, "a/${clientid}") && !publishes(&grants, "a/dev1"));
+    let settings = Settings { deny: vec![deny(Action::All, "eq a/${clientid}")], ..Settings::default() };
+    let error = Policy::new(&settings, Sources::default()).unwrap_err().to_string();
+    assert!(error.starts_with("deny[0].topic: `eq ` takes the rest literally"), "{error}");
 }
 
 #[test]

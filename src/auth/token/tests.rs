@@ -97,6 +97,17 @@ fn a_token_of_each_algorithm_is_accepted() {
 }
 
 #[test]
+fn the_rules_stand_under_the_claim_that_the_broker_reads_them_from() {
+    let acl = vec![serde_json::from_value(json!({"permission": "allow", "action": "publish", "topic": "a"})).unwrap()];
+    let claims: Claims = serde_json::from_value(claims()).unwrap();
+    let token = issue(&key(Algorithm::EdDsa), &Claims { acl, acl_claim: "mqtt_acl".to_owned(), ..claims });
+    let jwt = Jwt { acl_claim: "mqtt_acl".to_owned(), ..jwt() };
+    let verified = verify(token.as_bytes(), &keys(), &Expected::from(&jwt), NOW).unwrap();
+    assert_eq!(verified.credential.rules.len(), 1);
+    assert_eq!(check(&token).unwrap().credential.rules.len(), 0);
+}
+
+#[test]
 fn alg_none_is_refused_with_and_without_a_signature() {
     let eddsa = key(Algorithm::EdDsa);
     for alg in ["none", "None", "NONE", "nOnE", ""] {
