@@ -1,3 +1,4 @@
 //! Flags and terminal output of the four programs.
 
+pub mod bench;
 pub mod token;

@@ -8,6 +8,7 @@ mod support;
 
 mod architecture;
 mod backpressure;
+mod bench;
 mod client;
 mod lab;
 mod manifests;

@@ -42,6 +42,11 @@ impl Mosquitto {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Mosquitto {
