@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 
 use crate::support::{
-    ApiServer, Elasticsearch, Held, Mosquitto, Paho, free_ports, mosquitto_client, paho, wait_until,
+    ApiServer, ELASTIC_PASSWORD, Elasticsearch, Held, Mosquitto, Paho, free_ports, mosquitto_client, paho, wait_until,
     with_temp_namespace,
 };
 
@@ -52,6 +52,19 @@ async fn elasticsearch_keeps_its_data_over_a_stop_and_a_start() {
     server.start_again();
     let read: serde_json::Value = client.get(&document).send().await.unwrap().json().await.unwrap();
     assert_eq!(read["_source"]["value"], 1);
+}
+
+#[tokio::test]
+async fn a_secure_elasticsearch_wants_the_password() {
+    let server = Elasticsearch::start_secure().unwrap_or_else(|error| panic!("{error}"));
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(server.certificate_authority()).unwrap()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+    let ask = async |password: &str| {
+        let request = client.get(format!("{}/_cluster/health", server.url())).basic_auth("elastic", Some(password));
+        request.send().await.unwrap().status()
+    };
+    assert_eq!(ask(ELASTIC_PASSWORD).await, 200);
+    assert_eq!(ask("another").await, 401);
 }
 
 #[test]

@@ -53,9 +53,15 @@ pub struct Held {
 impl Held {
     /// Runs `tests/lab/held SCRIPT ARGUMENTS...` and returns when it is ready; an error is one line.
     pub fn start(script: &str, arguments: &[&str]) -> Result<Self, String> {
+        Self::start_with(script, arguments, &[])
+    }
+
+    /// [`Self::start`] with further variables of the environment.
+    pub fn start_with(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self, String> {
         let mut child = lab_script("held")
             .arg(script)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

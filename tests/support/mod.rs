@@ -23,7 +23,7 @@ mod wait;
 pub use apiserver::{ApiServer, with_temp_namespace};
 pub use broker::{Broker, PASSWORD, allow, open};
 pub use clients::{Mosquitto, Paho, mosquitto_client, paho};
-pub use elasticsearch::Elasticsearch;
+pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file, run};
 pub use node::{Grant, HOST, LoadBalancer, Node};
 pub use wait::{await_until, wait_until};
