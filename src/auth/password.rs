@@ -139,6 +139,25 @@ mod tests {
     }
 
     #[test]
+    fn only_the_same_user_password_and_hash_share_a_cache_key() {
+        use crate::auth::identity::{Credential, Principal};
+        let key = |user: &str, password: &str, hash: &str, secret: u8| {
+            let identity = Identity::new(Principal::User(user.to_owned()), Credential::Password);
+            PasswordCheck::new(password.as_bytes(), Some((hash.into(), identity)), String::new())
+                .cache_key(&[secret; 32])
+        };
+        let same = key("u", "p", "h", 1);
+        assert!(same.is_some() && same == key("u", "p", "h", 1));
+        for other in [key("v", "p", "h", 1), key("u", "q", "h", 1), key("u", "p", "i", 1), key("u", "p", "h", 2)] {
+            assert_ne!(same, other);
+        }
+        assert_ne!(key("u", "pp", "h", 1), key("up", "p", "h", 1));
+        let unknown = PasswordCheck::new(b"p", None, "unknown".to_owned());
+        assert_eq!(unknown.cache_key(&[1; 32]), None);
+        assert_eq!(unknown.verified_before().unwrap_err().log, "unknown");
+    }
+
+    #[test]
     fn an_empty_password_is_not_hashed() {
         assert_eq!(hash(b"", [7; 16]), Err(PasswordError::Empty));
     }
