@@ -1,1 +1,5 @@
-fn main() {}
+//! See [`mqtt_operator::cli`].
+
+fn main() -> std::process::ExitCode {
+    mqtt_operator::cli::mqttctl()
+}

@@ -1,1 +1,161 @@
 //! `mqttctl up`: the same object on one machine, without Kubernetes: plan, then broker and bridge in this process.
+//!
+//! Promises: what the broker and the bridge read here are the documents that a pod reads, in files of the same names;
+//! only addresses and the sink differ. Keys, users and passwords outlive the process, and a second `up` on the same state
+//! is refused while the first runs. Prints nothing: that is `cli`'s. May name `api`, `plan`, `config`, `auth`, `broker`,
+//! `bridge`, `process`.
+
+mod address;
+mod credentials;
+mod error;
+mod keys;
+mod run;
+pub mod state;
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::api::manifest::{self, Manifest};
+use crate::config::bridge::{Elasticsearch, Sink};
+use crate::plan::{self, Plan};
+
+pub use error::Error;
+pub use run::{Running, start};
+use state::Home;
+
+/// What `up` is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The manifest.
+    pub file: PathBuf,
+    /// For an object that names none; an object that names another is an error.
+    pub namespace: Option<String>,
+    /// The object, where the file has several.
+    pub broker: Option<String>,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Where the listeners listen.
+    pub bind: IpAddr,
+    /// In place of files.
+    pub elasticsearch: Option<String>,
+}
+
+/// An object that is ready to be started: planned, and its state on disk.
+#[derive(Debug)]
+struct Prepared {
+    plan: Plan,
+    home: Home,
+    lock: state::Lock,
+    credentials: credentials::Credentials,
+}
+
+/// Reads the file and writes the state. Nothing listens yet.
+fn prepare(options: &Options) -> Result<Prepared, Error> {
+    let manifest = read(&options.file)?;
+    let mut plan = choose(&manifest, options)?;
+    let home = Home::new(&options.state, &plan.namespace, &plan.name);
+    home.create(&options.state)?;
+    let lock = home.lock()?;
+    localise(&mut plan, &home, options)?;
+    let credentials = credentials::keep(&plan, &manifest, &home, &options.file)?;
+    elasticsearch_secrets(&plan, &manifest, &home, options)?;
+    let etc = home.etc();
+    state::write_json(&etc.broker(), &plan.broker)?;
+    match &plan.bridge {
+        Some(bridge) => state::write_json(&etc.bridge(), bridge)?,
+        None => state::remove(&etc.bridge())?,
+    }
+    Ok(Prepared { plan, home, lock, credentials })
+}
+
+/// Reads a manifest; the error names the file and the line.
+pub fn read(file: &Path) -> Result<Manifest, Error> {
+    let text = fs::read_to_string(file).map_err(|source| Error::Read { path: file.into(), source })?;
+    manifest::read(&text).map_err(|source| Error::Manifest { path: file.into(), source })
+}
+
+fn choose(manifest: &Manifest, options: &Options) -> Result<Plan, Error> {
+    let file = || options.file.clone();
+    let name = |object: &crate::api::MqttBroker| object.metadata.name.clone().unwrap_or_default();
+    let wanted = |object: &&crate::api::MqttBroker| options.broker.as_ref().is_none_or(|it| *it == name(object));
+    let mut found: Vec<_> = manifest.brokers.iter().filter(wanted).cloned().collect();
+    let mut object = match found.len() {
+        1 => found.remove(0),
+        0 => return Err(Error::NoBroker { path: file() }),
+        _ => return Err(Error::Several { path: file(), names: found.iter().map(name).collect::<Vec<_>>().join(", ") }),
+    };
+    match (&object.metadata.namespace, &options.namespace) {
+        (None, Some(namespace)) => object.metadata.namespace = Some(namespace.clone()),
+        (Some(has), Some(asked)) if has != asked => {
+            return Err(Error::Namespace { path: file(), has: has.clone(), asked: asked.clone() });
+        }
+        _ => {}
+    }
+    let plan = plan::plan(&object).map_err(|source| Error::Plan { path: file(), source })?;
+    if !is_label(&plan.namespace) {
+        return Err(Error::NamespaceName { path: file(), namespace: plan.namespace });
+    }
+    Ok(plan)
+}
+
+/// Whether a name can be a namespace, and so a directory.
+fn is_label(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !name.is_empty() && name.len() <= 63 && name.chars().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// Replaces what differs between a pod and this machine: addresses, and the sink.
+fn localise(plan: &mut Plan, home: &Home, options: &Options) -> Result<(), Error> {
+    for listener in &mut plan.broker.listeners {
+        listener.address = options.bind;
+    }
+    plan.broker.admin = address::on_loopback(plan.broker.admin.port())?;
+    let (Some(bridge), Some(access)) = (&mut plan.bridge, &mut plan.broker.bridge) else { return Ok(()) };
+    bridge.admin = address::on_loopback(bridge.admin.port())?;
+    bridge.broker = address::on_loopback(bridge.broker.port())?;
+    access.listen = bridge.broker;
+    bridge.sink = match &options.elasticsearch {
+        None => Sink::File { directory: home.telemetry() },
+        Some(url) => Sink::Elasticsearch(Elasticsearch { urls: vec![address::without_user(url)?] }),
+    };
+    Ok(())
+}
+
+/// The credentials for `--elasticsearch`: those of the URL, else the object's, where its Secrets are in the file.
+fn elasticsearch_secrets(plan: &Plan, manifest: &Manifest, home: &Home, options: &Options) -> Result<(), Error> {
+    let directory = home.etc().elasticsearch_credentials();
+    let from_url = options.elasticsearch.as_deref().and_then(address::user);
+    for key in ["username", "password", "apiKey"] {
+        let secret = plan.elasticsearch.credentials.as_deref();
+        let value = match (&options.elasticsearch, &from_url, key) {
+            (None, ..) => None,
+            (_, Some((name, _)), "username") => Some(name.clone().into_bytes()),
+            (_, Some((_, password)), "password") => Some(password.clone().into_bytes()),
+            (_, Some(_), _) => None,
+            (_, None, key) => secret.and_then(|it| manifest.secret_value(&plan.namespace, it, key)).map(<[u8]>::to_vec),
+        };
+        put(&directory.join(key), value.as_deref())?;
+    }
+    let authorities = plan.elasticsearch.ca.as_deref().filter(|_| options.elasticsearch.is_some());
+    let authorities = authorities.and_then(|secret| manifest.secret_value(&plan.namespace, secret, "ca.crt"));
+    put(&home.etc().elasticsearch_ca(), authorities)
+}
+
+/// Makes the file hold the value, or not be there.
+fn put(path: &Path, value: Option<&[u8]>) -> Result<(), Error> {
+    match value {
+        Some(value) => state::write(path, value),
+        None => state::remove(path),
+    }
+}
+
+/// The same algorithm, as `auth` names it.
+fn api_algorithm(algorithm: crate::api::Algorithm) -> crate::auth::key::Algorithm {
+    use crate::auth::key::Algorithm;
+    match algorithm {
+        crate::api::Algorithm::EdDSA => Algorithm::EdDsa,
+        crate::api::Algorithm::ES256 => Algorithm::Es256,
+        crate::api::Algorithm::HS256 => Algorithm::Hs256,
+    }
+}

@@ -1,0 +1,104 @@
+//! The verbs of `mqttctl`.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::target::Where;
+use super::{bench, block_on, endpoint, exit, keys, lint, messages, now, say, token, up};
+use crate::process::logs;
+
+const EXAMPLES: &str = "Examples:
+  mqttctl up -f manifests/samples/thermometer.yaml     a broker on this machine
+  mqttctl endpoint                                     where clients connect
+  mqttctl token issue --sub dev1 --publish 'sensor/#'  a token for a device
+  mqttctl subscribe 'sensor/#' -v                      what devices say
+
+mqttctl looks at --state DIR; else, with -n, --context or --kubeconfig, at a cluster; else at
+./.mqtt, when an `up` runs there; else at the cluster of the kubeconfig. One line on stderr says
+which.";
+
+const ISSUE_EXAMPLES: &str = "Examples:
+  mqttctl token issue --sub dev1 --publish 'sensor/${clientid}/#' --subscribe 'cmd/${clientid}/#'
+  mqttctl token issue --sub dev1 --client-id dev1 --group thermometers --ttl 30d > dev1.jwt
+  mosquitto_pub -h HOST -t sensor/dev1/c -m 21 $(mqttctl token issue --sub dev1 --publish 'sensor/#' -o mosquitto)";
+
+/// Brokers described by MqttBroker objects, on this machine and in a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "mqttctl", version, after_help = EXAMPLES)]
+struct Flags {
+    #[command(flatten)]
+    wanted: Where,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run an object on this machine, without Kubernetes
+    Up(up::Up),
+    /// Where clients connect, and whether something serves MQTT there now
+    Endpoint(endpoint::Endpoint),
+    /// Tokens: issue, inspect
+    Token {
+        #[command(subcommand)]
+        verb: TokenVerb,
+    },
+    /// Publish a message
+    Publish(messages::Publish),
+    /// Subscribe, and print what comes
+    Subscribe(messages::Subscribe),
+    /// Check a manifest as an API server and the operator would
+    Lint(lint::Lint),
+    /// Load a broker with messages and measure it
+    Bench(bench::Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Sign a token, with the keys of the broker and your own right to read them
+    #[command(after_help = ISSUE_EXAMPLES)]
+    Issue(token::IssueArgs),
+    /// Say what a token says; needs no key, and so proves nothing
+    Inspect(token::InspectArgs),
+}
+
+/// `mqttctl`.
+pub fn main() -> ExitCode {
+    let Flags { wanted, verb } = Flags::parse();
+    logs::init_at(logs::Format::Human, "warn");
+    let result = match verb {
+        Verb::Up(flags) => block_on(up::run(flags, wanted)),
+        Verb::Endpoint(flags) => block_on(endpoint::run(flags, wanted)),
+        Verb::Token { verb: TokenVerb::Issue(flags) } => block_on(issue(flags, wanted)),
+        Verb::Token { verb: TokenVerb::Inspect(flags) } => inspect(&flags),
+        Verb::Publish(flags) => block_on(messages::publish(flags, wanted)),
+        Verb::Subscribe(flags) => block_on(messages::subscribe(flags, wanted)),
+        Verb::Lint(flags) => lint::run(&flags),
+        Verb::Bench(flags) => bench::run(&flags),
+    };
+    exit("mqttctl", result)
+}
+
+async fn issue(flags: token::IssueArgs, wanted: Where) -> anyhow::Result<()> {
+    let keys::Signing { key, jwt } = keys::signing(&wanted.find().await?).await?;
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
+    say(token::issue(&flags, &key, &jwt, now()?, random)?)
+}
+
+fn inspect(flags: &token::InspectArgs) -> anyhow::Result<()> {
+    say(token::tell(flags, || io::read_to_string(io::stdin()), now()?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_agree_with_each_other() {
+        super::Flags::command().debug_assert();
+    }
+}
