@@ -1,1 +1,93 @@
 //! observe → plan → build → apply → status. Never opens an MQTT connection.
+//!
+//! Promises: a second pass over an unchanged world writes nothing; what somebody else owns is never overwritten; an
+//! object that asks for what cannot be gets a condition that names the field, and is left alone until it changes.
+//! [`reconcile`] has the whole loop on one screen. May name `api`, `plan`, `config`, `auth`, `mqtt`, `process`.
+
+mod apply;
+mod build;
+mod error;
+mod flags;
+mod keys;
+pub mod leader;
+mod metrics;
+mod observe;
+mod passwords;
+mod random;
+mod reconcile;
+mod references;
+mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kube::Client;
+
+use crate::process::{Shutdown, admin};
+
+pub use flags::{FlagError, Flags};
+use leader::Election;
+use metrics::Metrics;
+use reconcile::Context;
+
+/// How the operator runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The image of broker pods whose object names none.
+    pub image: String,
+    /// The namespaces to look after; empty means all.
+    pub namespaces: Vec<String>,
+    /// Where probes and metrics are served.
+    pub admin: SocketAddr,
+    /// The lease that one of several operators holds; absent means that this is the only one.
+    pub lease: Option<leader::Name>,
+}
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("serve probes and metrics at {address}")]
+    Admin {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Leader(#[from] leader::LeaderError),
+}
+
+/// Runs until `shutdown`, or until another operator became the leader.
+pub async fn run(client: Client, options: Options, shutdown: Shutdown) -> Result<(), RunError> {
+    let failed = |source| RunError::Admin { address: options.admin, source };
+    let mut admin = admin::bind(options.admin).await.map_err(failed)?;
+    let metrics = Metrics::register(admin.registry());
+    let readiness = admin.readiness();
+    let serving = tokio::spawn(admin.serve(axum::Router::new(), shutdown.clone()));
+    readiness.set(true);
+
+    let context = Arc::new(Context::new(client.clone(), options.image.clone(), metrics.clone()));
+    let control = reconcile::run(context, &options.namespaces, shutdown.clone());
+    match options.lease {
+        None => {
+            metrics.leads(true);
+            control.await;
+        }
+        Some(name) => {
+            let mut election = Election::new(client, name);
+            tokio::select! {
+                acquired = election.acquire() => acquired?,
+                () = shutdown.wait() => return Ok(()),
+            }
+            metrics.leads(true);
+            tokio::select! {
+                () = control => {}
+                lost = election.hold() => return Err(lost.into()),
+            }
+            metrics.leads(false);
+            election.release().await;
+        }
+    }
+    // It ends with `shutdown`, and what it says then is of no use to anybody.
+    let _ = serving.await;
+    Ok(())
+}

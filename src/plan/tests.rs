@@ -86,7 +86,20 @@ fn what_cannot_be_is_refused_with_the_field() {
         ),
         (
             "auth: {deny: [{permission: deny, action: all, topic: a, qos: [1, 3]}]}",
-            "spec.auth.deny[0].qos: must be 0, 1 or 2",
+            "spec.auth.deny[0].qos: 3 is not a level of QoS",
+        ),
+        (
+            "auth: {anonymous: {acl: [{permission: allow, action: all, topic: 'a/#/b'}]}}",
+            "spec.auth.anonymous.acl[0].topic: `#` stands only alone and as the last level",
+        ),
+        (
+            "auth: {groups: [{name: g, acl: [{permission: allow, action: all, topic: '${user}/a'}]}]}",
+            "spec.auth.groups[0].acl[0].topic: `${user}` is unknown; there are ${clientid}, ${username}, ${sub} and \
+             ${claims.NAME}",
+        ),
+        (
+            "telemetry: {topics: ['a/#', 'b+'], elasticsearch: {urls: ['http://es:9200']}}",
+            "spec.telemetry.topics[1]: `+` stands only alone in its level",
         ),
         ("auth: {jwt: {algorithm: HS256}}", "spec.auth.jwt.algorithm: HS256 needs acknowledgeSharedSecret: true"),
         (

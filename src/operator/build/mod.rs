@@ -1,0 +1,119 @@
+//! Every child of an object, from scratch, with only the fields that the operator owns. Pure.
+
+mod config_map;
+mod secret;
+mod service;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+
+use super::keys::Keys;
+use crate::api::MqttBroker;
+use crate::config::broker::Users;
+use crate::plan::Plan;
+
+pub use secret::{BRIDGE_PASSWORD, KEYS, PASSWORD, STATE, USERS, user as user_secret};
+pub use stateful_set::{BROKER_CONTAINER, SPEC_HASH};
+
+/// Field manager, and value of `app.kubernetes.io/managed-by`.
+pub const MANAGER: &str = "mqtt-operator";
+
+/// What goes into the children beside the plan.
+#[derive(Debug)]
+pub struct Ingredients<'a> {
+    /// Absent when the stored keys cannot be read: then they are left alone.
+    pub keys: Option<&'a Keys>,
+    pub hashes: &'a Users,
+    pub bridge_password: &'a str,
+    /// Secrets with the credentials of users, which are applied already: hashes refer to their versions.
+    pub user_secrets: Vec<Secret>,
+    pub image: &'a str,
+}
+
+/// The children of one object.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// Those that the broker needs.
+    pub secrets: Vec<Secret>,
+    /// Those with credentials of users, applied already.
+    pub user_secrets: Vec<Secret>,
+    pub config_map: ConfigMap,
+    pub services: Vec<Service>,
+    pub stateful_set: StatefulSet,
+}
+
+/// Builds all children.
+pub fn build(object: &MqttBroker, plan: &Plan, ingredients: Ingredients<'_>) -> Resources {
+    let secrets = secret::of_broker(object, plan, &ingredients);
+    let config_map = config_map::build(object, plan);
+    let config_hash = hash(&config_map.data);
+    Resources {
+        secrets,
+        user_secrets: ingredients.user_secrets,
+        services: vec![service::for_clients(object, plan), service::of_pods(object, plan)],
+        stateful_set: stateful_set::build(object, plan, ingredients.image, &config_hash),
+        config_map,
+    }
+}
+
+/// The labels of every child.
+pub fn labels(plan: &Plan) -> BTreeMap<String, String> {
+    let mut labels = selector(plan);
+    labels.insert("app.kubernetes.io/managed-by".into(), MANAGER.into());
+    labels
+}
+
+/// The labels that pods are found by. They can never change: a StatefulSet refuses it.
+pub fn selector(plan: &Plan) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".into(), "mqtt-broker".into()),
+        ("app.kubernetes.io/instance".into(), plan.name.clone()),
+        ("app.kubernetes.io/component".into(), "broker".into()),
+    ])
+}
+
+/// A label selector as text.
+pub fn selector_text(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn metadata(object: &MqttBroker, plan: &Plan, name: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(plan.namespace.clone()),
+        labels: Some(labels(plan)),
+        owner_references: Some(vec![owner(object)]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn owner(object: &MqttBroker) -> OwnerReference {
+    OwnerReference {
+        api_version: MqttBroker::api_version(&()).into_owned(),
+        kind: MqttBroker::kind(&()).into_owned(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        // Foreground deletion of the object waits for its children.
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// A short hash of a value's JSON.
+pub fn hash<T: serde::Serialize>(value: &T) -> String {
+    use std::fmt::Write as _;
+    let json = serde_json::to_vec(value).expect("Kubernetes types are JSON");
+    digest(&SHA256, &json).as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

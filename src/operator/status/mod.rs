@@ -1,0 +1,124 @@
+//! What the object's status says. Pure; while the world stands still, so does every byte of it.
+
+mod conditions;
+mod endpoints;
+
+use jiff::Timestamp;
+
+use super::apply::Applied;
+use super::build;
+use super::error::Error;
+use super::keys::Keys;
+use super::observe::Observed;
+use super::passwords::Missing;
+use crate::api::status::{JwtStatus, Key, KeyState, TelemetryStatus, UserStatus};
+use crate::api::{MqttBroker, MqttBrokerStatus};
+use crate::auth::key;
+use crate::plan::{Invalid, Plan};
+
+pub use conditions::{find, is_true};
+
+/// What status is made from.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    pub object: &'a MqttBroker,
+    pub plan: &'a Plan,
+    pub observed: &'a Observed,
+    pub applied: &'a Applied,
+    /// The keys, or why they cannot be read.
+    pub keys: Result<&'a Keys, &'a str>,
+    pub missing: &'a [Missing],
+    pub now: Timestamp,
+}
+
+/// The status of an object that could be planned and applied.
+pub fn status(facts: &Facts<'_>) -> MqttBrokerStatus {
+    let Facts { object, plan, applied, .. } = facts;
+    let pods = applied.stateful_set.as_ref().and_then(|set| set.status.as_ref());
+    let ready_replicas = pods.and_then(|pods| pods.ready_replicas).unwrap_or(0);
+    let reach = endpoints::reach(plan, &applied.services, &facts.observed.nodes, ready_replicas > 0);
+    let conditions = conditions::all(facts, &reach);
+    MqttBrokerStatus {
+        endpoint: reach.address.as_ref().map(|address| endpoints::with_port(address, reach.port)),
+        address: reach.address,
+        endpoints: reach.endpoints,
+        conditions,
+        observed_generation: object.metadata.generation,
+        replicas: pods.map_or(0, |pods| pods.replicas),
+        ready_replicas,
+        selector: Some(build::selector_text(&build::selector(plan))),
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        jwt: Some(JwtStatus {
+            issuer: plan.broker.auth.jwt.issuer.clone(),
+            audience: plan.broker.auth.jwt.audience.clone(),
+            secret_name: plan.names.jwt.clone(),
+            jwks_secret_name: plan.names.jwks.clone(),
+            keys: facts.keys.map(|keys| key_list(keys, plan.broker.auth.jwt.max_token_ttl)).unwrap_or_default(),
+        }),
+        users: plan
+            .users
+            .iter()
+            .map(|user| UserStatus { name: user.name.clone(), secret_name: user.secret_name.clone() })
+            .collect(),
+        telemetry: plan.bridge.as_ref().map(|bridge| TelemetryStatus { data_stream: bridge.data_stream.clone() }),
+    }
+}
+
+/// The status of an object that asks for something that cannot be; what serves meanwhile is what was asked for before.
+pub fn invalid(
+    before: &MqttBrokerStatus,
+    generation: Option<i64>,
+    invalid: &Invalid,
+    now: Timestamp,
+) -> MqttBrokerStatus {
+    not_ready(before, generation, "InvalidSpec", &invalid.to_string(), now)
+}
+
+/// The status of an object whose children could not be applied, if its author should know.
+pub fn failed(
+    before: &MqttBrokerStatus,
+    generation: Option<i64>,
+    error: &Error,
+    now: Timestamp,
+) -> Option<MqttBrokerStatus> {
+    Some(not_ready(before, generation, error.reason()?, &error.to_string(), now))
+}
+
+fn not_ready(
+    before: &MqttBrokerStatus,
+    generation: Option<i64>,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> MqttBrokerStatus {
+    let ready = conditions::not_ready(&before.conditions, generation, reason, message, now);
+    let mut status = before.clone();
+    status.conditions.retain(|condition| condition.type_ != ready.type_);
+    status.conditions.insert(0, ready);
+    status.observed_generation = generation;
+    status.version = Some(env!("CARGO_PKG_VERSION").into());
+    status
+}
+
+fn key_list(keys: &Keys, max_token_ttl: u64) -> Vec<Key> {
+    let not_after = |since: u64| {
+        let end = i64::try_from(since.saturating_add(max_token_ttl)).ok()?;
+        Timestamp::from_second(end).ok().map(|time| time.to_string())
+    };
+    keys.states
+        .keys
+        .iter()
+        .map(|record| Key {
+            kid: record.kid.clone(),
+            state: match record.state {
+                key::KeyState::Next => KeyState::Next,
+                key::KeyState::Active => KeyState::Active,
+                key::KeyState::Retiring => KeyState::Retiring,
+            },
+            not_after: if record.state == key::KeyState::Retiring { not_after(record.since) } else { None },
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

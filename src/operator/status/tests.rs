@@ -1,0 +1,247 @@
+//! Worlds, and what the status says of them.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::ConditionStatus;
+use crate::config::report;
+use crate::operator::observe::PodReport;
+use crate::plan::plan;
+
+const TELEMETRY: &str = "{telemetry: {topics: ['a'], elasticsearch: {urls: ['http://es:9200']}}}";
+
+/// One object and everything around it; serving, with keys loaded, until a test changes something.
+struct World {
+    object: MqttBroker,
+    keys: Keys,
+    observed: Observed,
+    applied: Applied,
+    missing: Vec<Missing>,
+    now: Timestamp,
+}
+
+fn kind<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn world(spec: &str) -> World {
+    let mut object = MqttBroker::new("home", serde_saphyr::from_str(spec).unwrap());
+    object.metadata.namespace = Some("shop".into());
+    object.metadata.generation = Some(3);
+    let keys = Keys::first(crate::api::Algorithm::EdDSA, 0, || [7; 48]).unwrap();
+    let pod: Pod = kind(json!({"metadata": {"name": "home-0"}, "status": {
+        "conditions": [{"type": "Ready", "status": "True"}]}}));
+    let broker = report::Broker { keys: keys.ids().into_iter().collect(), ..report::Broker::default() };
+    let bridge = report::Bridge { state: report::BridgeState::Connected, ..report::Bridge::default() };
+    let observed =
+        Observed { pods: vec![PodReport { pod, broker: Some(broker), bridge: Some(bridge) }], ..Observed::default() };
+    let set: StatefulSet = kind(json!({"metadata": {"name": "home", "generation": 1}, "spec": {
+        "selector": {}, "template": {}}, "status": {"observedGeneration": 1, "replicas": 1, "readyReplicas": 1}}));
+    let service =
+        service(&json!({"clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9"]}), &json!([{"ip": "192.168.1.184"}]));
+    let applied = Applied { services: vec![service], stateful_set: Some(set) };
+    World { object, keys, observed, applied, missing: Vec::new(), now: "2026-01-01T00:00:00Z".parse().unwrap() }
+}
+
+fn service(spec: &Value, ingress: &Value) -> Service {
+    kind(json!({"metadata": {"name": "home"}, "spec": spec, "status": {"loadBalancer": {"ingress": ingress}}}))
+}
+
+impl World {
+    fn status(&self) -> MqttBrokerStatus {
+        let plan = plan(&self.object).unwrap();
+        status(&Facts {
+            object: &self.object,
+            plan: &plan,
+            observed: &self.observed,
+            applied: &self.applied,
+            keys: Ok(&self.keys),
+            missing: &self.missing,
+            now: self.now,
+        })
+    }
+
+    /// Stores the status, and lets time pass.
+    fn later(&mut self, seconds: i64) {
+        self.object.status = Some(self.status());
+        self.now += jiff::SignedDuration::from_secs(seconds);
+    }
+
+    fn condition(&self, type_: &str) -> (ConditionStatus, String, String) {
+        let status = self.status();
+        let condition = find(&status.conditions, type_).unwrap();
+        (condition.status, condition.reason.clone(), condition.message.clone())
+    }
+
+    fn says(&self, type_: &str) -> String {
+        let (status, reason, message) = self.condition(type_);
+        format!("{status:?} {reason}: {message}")
+    }
+}
+
+fn urls(status: &MqttBrokerStatus) -> Vec<String> {
+    status.endpoints.iter().map(|endpoint| format!("{:?} {}", endpoint.scope, endpoint.url)).collect()
+}
+
+#[test]
+fn serving_broker_is_ready() {
+    let world = world("{}");
+    let status = world.status();
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+    assert_eq!(world.says("Progressing"), "False Complete: 1 of 1 pods are ready");
+    assert_eq!((status.observed_generation, status.replicas, status.ready_replicas), (Some(3), 1, 1));
+    assert_eq!(find(&status.conditions, "TelemetryReady"), None);
+    assert!(status.endpoints.iter().all(|endpoint| endpoint.ready));
+}
+
+#[test]
+fn load_balancer_with_an_ip_is_the_address() {
+    let status = world("{}").status();
+    assert_eq!(status.address.as_deref(), Some("192.168.1.184"));
+    assert_eq!(status.endpoint.as_deref(), Some("192.168.1.184"));
+    assert_eq!(urls(&status), ["External mqtt://192.168.1.184:1883", "Internal mqtt://home.shop.svc:1883"]);
+    assert_eq!(status.endpoints[0].ip.as_deref(), Some("192.168.1.184"));
+    assert_eq!(status.endpoints[0].host, None);
+}
+
+#[test]
+fn load_balancer_with_only_a_host_name_is_the_address() {
+    let mut world = world("{listeners: [{name: other, protocol: mqtt, port: 2883}]}");
+    world.applied.services = vec![service(&json!({"clusterIP": "10.0.0.9"}), &json!([{"hostname": "lb.example.org"}]))];
+    let status = world.status();
+    assert_eq!(status.address.as_deref(), Some("lb.example.org"));
+    assert_eq!(status.endpoint.as_deref(), Some("lb.example.org:2883"));
+    assert_eq!(status.endpoints[0].host.as_deref(), Some("lb.example.org"));
+    assert_eq!(status.endpoints[0].ip, None);
+}
+
+#[test]
+fn pending_load_balancer_is_said_so_and_after_a_while_what_to_do() {
+    let mut world = world("{}");
+    world.applied.services = vec![service(&json!({"clusterIP": "10.0.0.9"}), &json!([]))];
+    let pending = "False LoadBalancerPending: no load balancer has given the Service an address";
+    assert_eq!(world.says("EndpointReady"), pending);
+    assert_eq!(world.says("Ready"), pending);
+    assert_eq!(world.status().address, None);
+    assert_eq!(urls(&world.status()), ["Internal mqtt://home.shop.svc:1883"]);
+    world.later(29);
+    assert_eq!(world.says("EndpointReady"), pending);
+    world.later(2);
+    let advice = "; install a load balancer, or set spec.service.type to NodePort or ClusterIP";
+    assert_eq!(world.says("EndpointReady"), format!("{pending}{advice}"));
+    world.later(3600);
+    assert_eq!(world.says("EndpointReady"), format!("{pending}{advice}"));
+}
+
+#[test]
+fn node_port_is_reached_at_a_node() {
+    let mut world = world("{service: {type: NodePort}}");
+    world.applied.services = vec![service(
+        &json!({"clusterIP": "10.0.0.9", "ports": [{"name": "mqtt", "port": 1883, "nodePort": 31000}]}),
+        &json!([]),
+    )];
+    assert_eq!(world.says("EndpointReady"), "False NoNode: no address of a node is known");
+    world.observed.nodes = vec!["203.0.113.1".into(), "fd00::1".into()];
+    let status = world.status();
+    assert_eq!(status.address.as_deref(), Some("203.0.113.1"));
+    assert_eq!(status.endpoint.as_deref(), Some("203.0.113.1:31000"));
+    assert_eq!(
+        urls(&status),
+        ["External mqtt://203.0.113.1:31000", "External mqtt://[fd00::1]:31000", "Internal mqtt://home.shop.svc:1883"]
+    );
+}
+
+#[test]
+fn cluster_ip_is_reached_inside_with_both_families() {
+    let mut world = world("{service: {type: ClusterIP}}");
+    let spec = json!({"clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9", "fd00::9"]});
+    world.applied.services = vec![service(&spec, &json!([]))];
+    let status = world.status();
+    assert_eq!(status.address.as_deref(), Some("10.0.0.9"));
+    let ips: Vec<_> = status.endpoints.iter().map(|endpoint| endpoint.ip.as_deref().unwrap()).collect();
+    assert_eq!(ips, ["10.0.0.9", "fd00::9"]);
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+}
+
+#[test]
+fn status_of_an_unchanged_world_is_the_same_to_the_byte() {
+    let mut world = world(TELEMETRY);
+    let text = |world: &World| serde_json::to_string(&world.status()).unwrap();
+    let first = text(&world);
+    for _ in 0..3 {
+        world.later(86_400);
+        assert_eq!(text(&world), first);
+    }
+}
+
+#[test]
+fn a_pod_of_an_old_revision_is_not_what_was_asked_for() {
+    let mut world = world("{}");
+    let set = world.applied.stateful_set.as_mut().unwrap();
+    set.metadata.generation = Some(2);
+    assert_eq!(world.says("Ready"), "False PodsNotReady: 0 of 1 pods are ready");
+    assert_eq!(world.says("Progressing"), "True RollingOut: 0 of 1 pods are ready");
+}
+
+#[test]
+fn why_a_pod_does_not_start_is_in_the_message() {
+    let mut world = world("{}");
+    let set = world.applied.stateful_set.as_mut().unwrap();
+    set.status.as_mut().unwrap().ready_replicas = None;
+    world.observed.pods[0].pod = kind(json!({"metadata": {"name": "home-0"}, "status": {"containerStatuses": [{
+        "name": "broker", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+        "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}));
+    assert_eq!(world.says("Ready"), "False PodsNotReady: 0 of 1 pods are ready: broker: ImagePullBackOff");
+}
+
+#[test]
+fn keys_count_only_when_every_pod_says_so() {
+    let mut world = world("{}");
+    let kid = world.keys.ids().into_iter().next().unwrap();
+    world.observed.pods[0].broker.as_mut().unwrap().keys.clear();
+    assert_eq!(world.says("Ready"), format!("False Loading: home-0 did not load {kid} yet"));
+    world.observed.pods[0].broker = None;
+    assert_eq!(world.says("Ready"), "Unknown NotReported: home-0 cannot be asked");
+}
+
+#[test]
+fn a_pod_that_cannot_be_asked_once_is_no_news() {
+    let mut world = world("{}");
+    world.later(60);
+    world.observed.pods[0].broker = None;
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+}
+
+#[test]
+fn telemetry_has_a_condition_of_its_own_and_never_touches_ready() {
+    let mut world = world(TELEMETRY);
+    assert_eq!(world.says("TelemetryReady"), "True Connected: logs-mqtt.home-shop");
+    let bridge = world.observed.pods[0].bridge.as_mut().unwrap();
+    (bridge.state, bridge.message) = (report::BridgeState::Unreachable, "connection refused".into());
+    assert_eq!(world.says("TelemetryReady"), "False Unreachable: connection refused");
+    world.observed.pods[0].bridge = None;
+    assert_eq!(world.says("TelemetryReady"), "Unknown NotReported: the bridge of home-0 cannot be asked");
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+}
+
+#[test]
+fn stopped_and_missing_and_invalid_are_said_so() {
+    assert_eq!(world("{replicas: 0}").says("Ready"), "False Stopped: spec.replicas is 0");
+    let mut world = world("{}");
+    world.missing =
+        vec![Missing { field: "spec.auth.users[0].passwordSecretRef".into(), message: "there is no Secret s".into() }];
+    assert_eq!(world.says("Ready"), "False SecretMissing: spec.auth.users[0].passwordSecretRef: there is no Secret s");
+    world.missing.clear();
+
+    let before = world.status();
+    let wrong = Invalid { field: "spec.auth.users[1].groups[0]".into(), message: "there is no group \"x\"".into() };
+    let after = invalid(&before, Some(4), &wrong, world.now);
+    let ready = find(&after.conditions, "Ready").unwrap();
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, "InvalidSpec"));
+    assert_eq!(ready.message, "spec.auth.users[1].groups[0]: there is no group \"x\"");
+    assert_eq!((after.observed_generation, &after.address), (Some(4), &before.address));
+    assert_eq!(invalid(&after, Some(4), &wrong, world.now + jiff::SignedDuration::from_secs(9)), after);
+}
