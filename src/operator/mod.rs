@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use kube::Client;
 
-use crate::process::{Shutdown, admin};
+use crate::process::{Shutdown, admin, shutdown};
 
 pub use flags::{FlagError, Flags};
 use leader::Election;
@@ -46,6 +46,12 @@ pub struct Options {
 /// Why the operator ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    #[error("start threads and listen for signals")]
+    Runtime(#[source] std::io::Error),
+    #[error("find the API server")]
+    Configuration(#[source] Box<kube::Error>),
     #[error("serve probes and metrics at {address}")]
     Admin {
         address: SocketAddr,
@@ -54,6 +60,18 @@ pub enum RunError {
     },
     #[error(transparent)]
     Leader(#[from] leader::LeaderError),
+}
+
+/// Runs as the flags say, against the API server of the pod or of the kubeconfig, until a signal.
+pub fn start(flags: Flags) -> Result<(), RunError> {
+    let options = flags.options()?;
+    // Two are plenty: the work is waiting for the API server.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(RunError::Runtime)?.block_on(async {
+        let shutdown = shutdown::signal().map_err(RunError::Runtime)?;
+        let client = Client::try_default().await.map_err(|source| RunError::Configuration(Box::new(source)))?;
+        run(client, options, shutdown).await
+    })
 }
 
 /// Runs until `shutdown`, or until another operator became the leader.
