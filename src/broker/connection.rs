@@ -313,7 +313,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Takes deliveries and writes, in turns; answers whether there is more to do at once.
     fn write(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
         for _ in 0..WRITES_PER_TURN {
-            let more = self.outbox.len() < OUTBOX_HIGH && self.take_deliveries(now);
+            // What is not taken now because too much waits for the socket is taken when that has left.
+            let more = self.outbox.len() >= OUTBOX_HIGH || self.take_deliveries(now);
             if self.outbox.is_empty() {
                 return Ok(false);
             }

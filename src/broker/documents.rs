@@ -59,7 +59,11 @@ pub fn policy(config: &Config, etc: &Etc) -> Result<Policy, DocumentError> {
     let users: Users = parse(&etc.users())?;
     check_format(&etc.users(), users.format)?;
     let bridge = match &config.bridge {
-        Some(access) => Some(Bridge { password: read(&etc.bridge_password())?, topics: access.topics.clone() }),
+        Some(access) => {
+            // A file that a person wrote ends with a line feed, which is no part of the password.
+            let password = read(&etc.bridge_password())?.trim_ascii_end().to_vec();
+            Some(Bridge { password, topics: access.topics.clone() })
+        }
         None => None,
     };
     let hashes = users.users.into_iter().map(|user| (user.name, user.hash)).collect();

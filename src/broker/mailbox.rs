@@ -17,14 +17,15 @@ use tokio::sync::oneshot;
 use crate::mqtt::{QoS, ReasonCode};
 use crate::store::{Delivery, Limits, Queue};
 
-/// QoS 0 bytes that wait for one subscriber before publishers pause, and before the newest are shed.
+/// QoS 0 bytes that wait for one subscriber before publishers pause. A stalled subscriber gets no more than that.
 const QOS0_SOFT: usize = 256 * 1024;
-const QOS0_HARD: usize = 2 * 1024 * 1024;
+/// QoS 0 bytes before the newest are shed in any case: room for what many publishers have read before they pause.
+const QOS0_HARD: usize = 8 * 1024 * 1024;
 /// QoS 1 and 2 messages and bytes that wait for one subscriber before publishers are held.
 const QUEUE_SOFT_MESSAGES: usize = 4096;
 const QUEUE_SOFT_BYTES: usize = 1024 * 1024;
 /// A session that took nothing for so long, in milliseconds, holds nobody.
-pub const STALLED_AFTER: u64 = 100;
+const STALLED_AFTER: u64 = 100;
 
 /// Where the messages of one session arrive, connected or not.
 #[derive(Debug)]
@@ -143,7 +144,8 @@ impl Mailbox {
                 return nothing;
             }
             let size = delivery.message.size();
-            if inner.qos0_bytes + size > QOS0_HARD {
+            let waiting = inner.qos0_bytes + size;
+            if waiting > QOS0_HARD || (waiting > QOS0_SOFT && !self.is_progressing(now)) {
                 return Pushed { pressure: self.pressure(inner, now), dropped: 1 };
             }
             inner.qos0_bytes += size;
@@ -155,6 +157,8 @@ impl Mailbox {
         };
         if wake && inner.asleep {
             inner.asleep = false;
+            // Until now there was nothing to take: the time in which it must make progress begins here.
+            self.progress.store(now, Ordering::Relaxed);
             wakers.extend(inner.task.clone());
         }
         Pushed { pressure: self.pressure(inner, now), dropped }
@@ -170,8 +174,11 @@ impl Mailbox {
         if self.must_keep && inner.queue.is_full() {
             return Pressure::Hold;
         }
-        let progressing = now.saturating_sub(self.progress.load(Ordering::Relaxed)) < STALLED_AFTER;
-        if inner.state == State::Connected && progressing { Pressure::Hold } else { Pressure::None }
+        if inner.state == State::Connected && self.is_progressing(now) { Pressure::Hold } else { Pressure::None }
+    }
+
+    fn is_progressing(&self, now: u64) -> bool {
+        now.saturating_sub(self.progress.load(Ordering::Relaxed)) < STALLED_AFTER
     }
 
     /// Lines up behind this session. `None`: there is nothing to wait for any more.
