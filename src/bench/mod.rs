@@ -92,7 +92,7 @@ impl Settings {
             rate: None,
             duration: Duration::from_secs(10),
             topics: 1,
-            inflight: 50,
+            inflight: 100,
             version: Version::V311,
             username: None,
             password: None,

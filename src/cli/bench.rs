@@ -64,7 +64,7 @@ pub struct Bench {
     topics: usize,
 
     /// Messages of one publisher that may be under way.
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = 100, value_name = "N")]
     inflight: u16,
 
     /// Protocol version.
@@ -209,4 +209,46 @@ fn subject(token: &str) -> Option<String> {
     let claims = inspect(token, "acl", 0).ok()?.claims;
     let name = claims.get("username").or_else(|| claims.get("sub"))?;
     name.as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    fn parsed(line: &str) -> Settings {
+        let line = Line::try_parse_from(format!("bench {line}").split(' ')).unwrap_or_else(|error| panic!("{error}"));
+        settings(&line.bench).unwrap()
+    }
+
+    #[test]
+    fn clients_are_the_many_side() {
+        let sides = |line| {
+            let settings = parsed(line);
+            (settings.publishers, settings.subscribers)
+        };
+        assert_eq!(sides("fan-in --clients 50"), (50, 1));
+        assert_eq!(sides("fan-out --clients 50"), (1, 50));
+        assert_eq!(sides("pairs --clients 50"), (50, 50));
+        assert_eq!(sides("publish --clients 50"), (50, 0));
+        assert_eq!(sides("subscribe --clients 50"), (0, 50));
+        assert_eq!(sides("fan-in --clients 50 --subscribers 2"), (50, 2));
+    }
+
+    #[test]
+    fn a_token_brings_its_user_name() {
+        // {"alg":"none"} and {"sub":"dev1"}; nobody verifies it here.
+        let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJkZXYxIn0.";
+        let settings = parsed(&format!("pairs --token {token}"));
+        assert_eq!(settings.username.as_deref(), Some("dev1"));
+        assert_eq!(settings.password.as_deref(), Some(token));
+        assert_eq!(parsed(&format!("pairs -u other --token {token}")).username.as_deref(), Some("other"));
+    }
 }
