@@ -120,6 +120,7 @@ impl Identity {
                     || token.client_ids.iter().any(|id| id == client_id)
             }
             (Principal::User(name), _) => name == client_id,
+            (Principal::Bridge, _) => client_id == BRIDGE_USER,
             _ => false,
         }
     }

@@ -45,12 +45,14 @@ pub struct Filling {
     /// Bytes of the payloads.
     payloads: usize,
     since: Instant,
+    /// When the oldest of them was published; a message that was retained is as old as it is, and does not count.
+    pub oldest: Option<Timestamp>,
 }
 
 impl Filling {
     /// A batch whose first document is about to be added at `now`.
     pub fn new(now: Instant) -> Self {
-        Self { body: Vec::new(), entries: Vec::new(), payloads: 0, since: now }
+        Self { body: Vec::new(), entries: Vec::new(), payloads: 0, since: now, oldest: None }
     }
 
     /// Adds the document of a delivery.
@@ -60,6 +62,10 @@ impl Filling {
         let middle = self.body.len();
         document::write(&mut self.body, &delivery, source, &circumstances);
         self.body.push(b'\n');
+        if !delivery.message.retain {
+            let published = circumstances.published;
+            self.oldest = Some(self.oldest.map_or(published, |oldest| oldest.min(published)));
+        }
         self.payloads += delivery.message.payload.len();
         let (action, document) = (start..middle, middle..self.body.len());
         self.entries.push(Entry { delivery, circumstances, action, document });
@@ -82,15 +88,13 @@ impl Filling {
 
     /// The batch as it is.
     pub fn finish(self) -> Batch {
-        Batch { size: self.size(), body: Bytes::from(self.body), entries: self.entries }
+        Batch { body: Bytes::from(self.body), entries: self.entries }
     }
 }
 
 /// A batch on its way.
 #[derive(Debug)]
 pub struct Batch {
-    /// Bytes held: documents and payloads.
-    pub size: usize,
     body: Bytes,
     pub entries: Vec<Entry>,
 }
@@ -113,12 +117,6 @@ impl Batch {
         let mut lines = Vec::with_capacity(self.body.len());
         self.entries.iter().for_each(|entry| lines.extend_from_slice(&self.body[entry.document.clone()]));
         lines
-    }
-
-    /// When the oldest of them was published; a message that was retained is as old as it is, and does not count.
-    pub fn oldest(&self) -> Option<Timestamp> {
-        let fresh = self.entries.iter().filter(|entry| !entry.delivery.message.retain);
-        fresh.map(|entry| entry.circumstances.published).min()
     }
 }
 
@@ -190,6 +188,6 @@ mod tests {
         assert!(batch.is_full(&Limits { documents: 2, ..limits }));
         assert!(batch.is_full(&Limits { bytes: 100, ..limits }));
         assert_eq!(batch.due(&limits), batch.since + limits.linger);
-        assert_eq!(batch.finish().oldest(), Timestamp::from_second(999).ok());
+        assert_eq!(batch.oldest, Timestamp::from_second(999).ok());
     }
 }

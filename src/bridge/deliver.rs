@@ -99,8 +99,8 @@ pub struct Way<'a> {
     pub client: &'a Client,
 }
 
-/// Delivers a batch and acknowledges its messages. Returns the size that the batch had.
-pub async fn deliver(way: Way<'_>, batch: Batch) -> usize {
+/// Delivers a batch and acknowledges its messages.
+pub async fn deliver(way: Way<'_>, batch: Batch) {
     match way.sink {
         Sink::Elasticsearch(cluster) => into_elasticsearch(way, cluster, &batch).await,
         Sink::File(file) => into_file(way, file, &batch).await,
@@ -110,7 +110,6 @@ pub async fn deliver(way: Way<'_>, batch: Batch) -> usize {
     if let Some(entry) = newest {
         way.counters.set_lag(entry.circumstances.published, Timestamp::now());
     }
-    batch.size
 }
 
 async fn into_file(way: Way<'_>, file: &FileSink, batch: &Batch) {
@@ -124,7 +123,6 @@ async fn into_file(way: Way<'_>, file: &FileSink, batch: &Batch) {
             Err(error) => {
                 let message = format!("cannot write {}: {error}", file.path().display());
                 report(way.counters, BridgeState::Unreachable, &message);
-                still_waiting(way.counters, batch);
                 sleep(backoff.next(random(), None)).await;
             }
         }
@@ -164,7 +162,6 @@ async fn bury(way: Way<'_>, cluster: &Cluster, batch: &Batch, rejected: Vec<(usi
             // Nothing in a dead letter is indexed in a way that could be refused: somebody has to look at the stream.
             let message = format!("{stream} refuses dead letters: {}: {}", first.kind, first.reason);
             report(way.counters, BridgeState::Rejecting, &message);
-            still_waiting(way.counters, batch);
             sleep(backoff.next_slow(random())).await;
         }
         limit = if limit == usize::MAX { TRUNCATED } else { 0 };
@@ -234,7 +231,6 @@ impl Cluster {
             rejected.append(&mut round.rejected);
             open = round.later;
             if let Some(wait) = round.wait {
-                still_waiting(way.counters, batch);
                 sleep(match wait {
                     Wait::Retry(asked) => backoff.next(random(), asked),
                     Wait::Slowly => backoff.next_slow(random()),
@@ -410,13 +406,6 @@ fn acknowledge(way: Way<'_>, entry: &Entry) {
     way.counters.in_flight.dec();
     // When the connection has ended, the message comes again, and its document is recognised.
     let _ = way.client.acknowledge(&entry.delivery);
-}
-
-/// Documents wait: the lag grows without anything being acknowledged.
-fn still_waiting(counters: &Counters, batch: &Batch) {
-    if let Some(oldest) = batch.oldest() {
-        counters.set_lag(oldest, Timestamp::now());
-    }
 }
 
 /// Into the report, and into the log when it is news.

@@ -1,5 +1,6 @@
 //! The loop: subscribe, fill batches, deliver them, begin again when the connection ends.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,9 +22,11 @@ use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
 use crate::mqtt::{QoS, ReasonCode, Version};
 use crate::process::Shutdown;
 
-/// The principal that the broker knows the bridge as, and the client id of its session.
+/// The principal that the broker knows the bridge as.
 const USER: &str = "system:bridge";
-const CLIENT_ID: &str = "bridge";
+/// Of the session. Named as the principal, which gives the bridge the better right to it: a device that happens to have the
+/// same client id cannot keep telemetry from its session.
+const CLIENT_ID: &str = USER;
 /// Messages that the broker may have sent without having their acknowledgement: some full batches.
 const WINDOW: u16 = 20_000;
 /// Bytes of documents and payloads held; above it nothing more is read from the broker.
@@ -33,6 +36,10 @@ const SESSION_EXPIRY: u32 = u32::MAX;
 const KEEP_ALIVE: u16 = 30;
 /// Between attempts at a subscription that the broker refused.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(10);
+/// A session that lasted this long was a good one: after it, connecting again begins with the shortest wait.
+const STEADY: Duration = Duration::from_secs(10);
+/// Between looks at the age of what waits.
+const AGING: Duration = Duration::from_secs(1);
 /// Without traffic, the sink is looked at this often, so that the report is true.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long requests under way may take at the end.
@@ -61,7 +68,11 @@ pub async fn run(etc: &Etc, config: Bridge, counters: Arc<Counters>, shutdown: S
     let mut backoff = Backoff::default();
     loop {
         let session = Session { etc, config: &config, source: &source, sink: &sink, counters: &counters };
-        let Err(problem) = session.hold(&shutdown, &mut backoff).await else { break };
+        let started = Instant::now();
+        let Err(problem) = session.hold(&shutdown).await else { break };
+        if started.elapsed() > STEADY {
+            backoff.reset();
+        }
         counters.in_flight.set(0);
         counters.held_bytes.set(0);
         let message = chain(&problem);
@@ -95,15 +106,23 @@ struct Session<'a> {
 /// What is between the broker and the sink.
 struct Hold<'a> {
     filling: Option<Filling>,
-    /// Batches under way; each returns its size.
-    flying: FuturesUnordered<BoxFuture<'a, usize>>,
-    held: usize,
+    /// What is under way; each returns its number.
+    flying: FuturesUnordered<BoxFuture<'a, u64>>,
+    flights: HashMap<u64, Flight>,
+    number: u64,
     limits: Limits,
+}
+
+/// A batch under way.
+struct Flight {
+    /// Bytes held.
+    size: usize,
+    oldest: Option<Timestamp>,
 }
 
 impl Session<'_> {
     /// Returns after `shutdown`, or with the problem that ended the session.
-    async fn hold(&self, shutdown: &Shutdown, backoff: &mut Backoff) -> Result<(), Problem> {
+    async fn hold(&self, shutdown: &Shutdown) -> Result<(), Problem> {
         let address = self.config.broker.to_string();
         let broker = |source| Problem::Broker { address: address.clone(), source };
         let options = self.options().await?;
@@ -112,12 +131,8 @@ impl Session<'_> {
             connected = connecting => connected.map_err(broker)?,
             () = shutdown.wait() => return Ok(()),
         };
-        let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
-        let refused = self.subscribe(&client, &topics).await.map_err(broker)?;
-        tracing::info!(broker = address, session_present = connected.session_present, "receiving telemetry");
-        backoff.reset();
-        let ended = self.carry(&client, incoming, refused, shutdown).await;
-        ended.map_err(broker)
+        tracing::info!(broker = address, session_present = connected.session_present, "connected to the broker");
+        self.carry(&client, incoming, shutdown).await.map_err(broker)
     }
 
     async fn options(&self) -> Result<Options, Problem> {
@@ -128,7 +143,7 @@ impl Session<'_> {
         Ok(Options {
             version: Version::V5,
             username: Some(USER.to_owned()),
-            password: Some(password.trim_ascii_end().to_vec()),
+            password: Some(password),
             clean_start: false,
             keep_alive: KEEP_ALIVE,
             session_expiry: Some(SESSION_EXPIRY),
@@ -137,6 +152,19 @@ impl Session<'_> {
             acknowledge: Acknowledge::Manual,
             ..Options::new(self.config.broker.to_string(), CLIENT_ID)
         })
+    }
+
+    /// Subscribes, again and again to what the broker refuses. Returns only when the connection has ended.
+    async fn keep_subscribed(&self, client: &Client) -> client::Error {
+        let mut wanted: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
+        loop {
+            match self.subscribe(client, &wanted).await {
+                Ok(refused) if refused.is_empty() => std::future::pending().await,
+                Ok(refused) => wanted = refused,
+                Err(error) => return error,
+            }
+            sleep(SUBSCRIBE_AGAIN).await;
+        }
     }
 
     /// Subscribes and returns the filters that the broker refused, which the report says as well.
@@ -170,26 +198,29 @@ impl Session<'_> {
         Ok(refused.into_iter().map(|(filter, _)| filter).collect())
     }
 
-    async fn carry(
-        &self,
-        client: &Client,
-        mut incoming: Incoming,
-        mut refused: Vec<&str>,
-        shutdown: &Shutdown,
-    ) -> Result<(), client::Error> {
+    async fn carry(&self, client: &Client, mut incoming: Incoming, shutdown: &Shutdown) -> Result<(), client::Error> {
         let way = Way { sink: self.sink, source: self.source, counters: self.counters, client };
-        let mut hold = Hold { filling: None, flying: FuturesUnordered::new(), held: 0, limits: Limits::default() };
-        hold.fly(async move { way.sink.prepare(way.counters).await });
+        let mut hold = Hold {
+            filling: None,
+            flying: FuturesUnordered::new(),
+            flights: HashMap::new(),
+            number: 0,
+            limits: Limits::default(),
+        };
+        hold.fly(None, async move { way.sink.prepare(way.counters).await });
+        let mut aging = tokio::time::interval(AGING);
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
-        let mut again = tokio::time::interval_at(tokio::time::Instant::now() + SUBSCRIBE_AGAIN, SUBSCRIBE_AGAIN);
+        // Beside the messages, not before them: of a session that was resumed they come at once, and the SUBACK behind.
+        let subscribing = self.keep_subscribed(client);
+        tokio::pin!(subscribing);
         loop {
             hold.send_what_is_due(way);
             let full = hold.is_full();
             let room = hold.flying.len() < self.sink.concurrency();
             let due = hold.filling.as_ref().map_or_else(Instant::now, |filling| filling.due(&hold.limits));
             tokio::select! {
-                Some(size) = hold.flying.next() => {
-                    hold.held = hold.held.saturating_sub(size);
+                Some(number) = hold.flying.next() => {
+                    hold.flights.remove(&number);
                     look.reset();
                 }
                 delivery = incoming.next(), if !full => match delivery {
@@ -197,13 +228,14 @@ impl Session<'_> {
                     None => return Err(client::Error::Closed),
                 },
                 () = sleep_until(due.into()), if room && hold.filling.is_some() => {}
-                _ = again.tick(), if !refused.is_empty() => refused = self.subscribe(client, &refused).await?,
+                error = &mut subscribing => return Err(error),
                 _ = look.tick(), if hold.flying.is_empty() => {
-                    hold.fly(async move { way.sink.prepare(way.counters).await });
+                    hold.fly(None, async move { way.sink.prepare(way.counters).await });
                 }
+                _ = aging.tick() => hold.age(self.counters),
                 () = shutdown.wait() => break,
             }
-            self.counters.held_bytes.set(i64::try_from(hold.held).unwrap_or(i64::MAX));
+            self.counters.held_bytes.set(i64::try_from(hold.size()).unwrap_or(i64::MAX));
         }
         drop(incoming);
         self.finish(way, hold).await
@@ -237,7 +269,7 @@ impl Session<'_> {
     /// Gives what is under way its grace, and leaves the session to the broker.
     async fn finish<'a>(&self, way: Way<'a>, mut hold: Hold<'a>) -> Result<(), client::Error> {
         if let Some(filling) = hold.filling.take() {
-            hold.flying.push(Box::pin(deliver(way, filling.finish())));
+            hold.fly(None, deliver(way, filling.finish()));
         }
         if timeout(GRACE, async { while hold.flying.next().await.is_some() {} }).await.is_err() {
             tracing::info!(in_flight = self.counters.in_flight.get(), "the broker keeps what was not delivered");
@@ -247,17 +279,37 @@ impl Session<'_> {
 }
 
 impl<'a> Hold<'a> {
-    fn fly(&mut self, work: impl Future<Output = ()> + Send + 'a) {
+    fn fly(&mut self, flight: Option<Flight>, work: impl Future<Output = ()> + Send + 'a) {
+        self.number += 1;
+        let number = self.number;
+        self.flights.extend(flight.map(|flight| (number, flight)));
         self.flying.push(Box::pin(async move {
             work.await;
-            0
+            number
         }));
+    }
+
+    /// Bytes held.
+    fn size(&self) -> usize {
+        self.flights.values().map(|flight| flight.size).sum::<usize>() + self.filling.as_ref().map_or(0, Filling::size)
+    }
+
+    /// While nothing is acknowledged, the lag is the age of what waits.
+    fn age(&self, counters: &Counters) {
+        let waiting = self.flights.values().filter_map(|flight| flight.oldest);
+        let Some(oldest) = waiting.chain(self.filling.as_ref().and_then(|filling| filling.oldest)).min() else {
+            return;
+        };
+        let now = Timestamp::now();
+        if now.duration_since(oldest).as_secs() > 0 {
+            counters.set_lag(oldest, now);
+        }
     }
 
     /// Whether nothing more is to be taken from the broker for now.
     fn is_full(&self) -> bool {
         let filling = self.filling.as_ref();
-        self.held + filling.map_or(0, Filling::size) >= HELD || filling.is_some_and(|it| it.is_full(&self.limits))
+        self.size() >= HELD || filling.is_some_and(|it| it.is_full(&self.limits))
     }
 
     fn send_what_is_due(&mut self, way: Way<'a>) {
@@ -268,9 +320,8 @@ impl<'a> Hold<'a> {
         let now = Instant::now();
         let due = |filling: &mut Filling| filling.is_full(&self.limits) || filling.due(&self.limits) <= now;
         if let Some(filling) = self.filling.take_if(due) {
-            let batch = filling.finish();
-            self.held += batch.size;
-            self.flying.push(Box::pin(deliver(way, batch)));
+            let flight = Flight { size: filling.size(), oldest: filling.oldest };
+            self.fly(Some(flight), deliver(way, filling.finish()));
         }
     }
 }

@@ -10,6 +10,7 @@ mod access;
 mod architecture;
 mod backpressure;
 mod bench;
+mod bridge;
 mod client;
 mod lab;
 mod manifests;
