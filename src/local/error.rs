@@ -35,8 +35,6 @@ pub enum Error {
     Random,
     #[error("an `up` runs on {} already{pid}; stop it, or choose another --state", .path.display())]
     Locked { path: PathBuf, pid: String },
-    #[error("no port is free on loopback")]
-    NoPort(#[source] io::Error),
     #[error("--elasticsearch {url}: expected http://HOST:PORT or https://HOST:PORT")]
     Url { url: String },
     #[error("hash the password of {user}")]

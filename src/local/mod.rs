@@ -50,7 +50,8 @@ struct Prepared {
     credentials: credentials::Credentials,
 }
 
-/// Reads the file and writes the state. Nothing listens yet.
+/// Reads the file and writes the state, but for the bridge's document: where the bridge connects is known when the broker
+/// listens.
 fn prepare(options: &Options) -> Result<Prepared, Error> {
     let manifest = read(&options.file)?;
     let mut plan = choose(&manifest, options)?;
@@ -60,12 +61,7 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     localise(&mut plan, &home, options)?;
     let credentials = credentials::keep(&plan, &manifest, &home, &options.file)?;
     elasticsearch_secrets(&plan, &manifest, &home, options)?;
-    let etc = home.etc();
-    state::write_json(&etc.broker(), &plan.broker)?;
-    match &plan.bridge {
-        Some(bridge) => state::write_json(&etc.bridge(), bridge)?,
-        None => state::remove(&etc.bridge())?,
-    }
+    state::write_json(&home.etc().broker(), &plan.broker)?;
     Ok(Prepared { plan, home, lock, credentials })
 }
 
@@ -110,11 +106,9 @@ fn localise(plan: &mut Plan, home: &Home, options: &Options) -> Result<(), Error
     for listener in &mut plan.broker.listeners {
         listener.address = options.bind;
     }
-    plan.broker.admin = address::on_loopback(plan.broker.admin.port())?;
+    plan.broker.admin = address::ANY_PORT;
     let (Some(bridge), Some(access)) = (&mut plan.bridge, &mut plan.broker.bridge) else { return Ok(()) };
-    bridge.admin = address::on_loopback(bridge.admin.port())?;
-    bridge.broker = address::on_loopback(bridge.broker.port())?;
-    access.listen = bridge.broker;
+    (bridge.admin, access.listen) = (address::ANY_PORT, address::ANY_PORT);
     bridge.sink = match &options.elasticsearch {
         None => Sink::File { directory: home.telemetry() },
         Some(url) => Sink::Elasticsearch(Elasticsearch { urls: vec![address::without_user(url)?] }),

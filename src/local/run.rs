@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::state::{Home, Live, LiveListener, Lock};
+use super::state::{self, Home, Live, LiveListener, Lock};
 use super::{Error, Options, Prepared, address, prepare};
 use crate::auth::settings::Settings;
 use crate::bridge::{self, Counters};
@@ -27,6 +27,8 @@ pub struct Running {
     pub hashes: Vec<UserHash>,
     /// With telemetry.
     pub bridge: Option<bridge_config::Bridge>,
+    /// Probes, metrics and the report of the broker.
+    pub admin: std::net::SocketAddr,
     broker: broker::Running,
     carrying: Option<Carrying>,
     shutdown: Shutdown,
@@ -49,8 +51,15 @@ fn carry(etc: Etc, config: bridge_config::Bridge, shutdown: Shutdown) -> Carryin
 
 /// Starts what the options ask for. Returns when clients can connect.
 pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Error> {
-    let Prepared { plan, home, mut lock, credentials } = prepare(options)?;
+    let Prepared { mut plan, home, mut lock, credentials } = prepare(options)?;
     let broker = broker::start(plan.broker.clone(), home.etc(), shutdown.clone()).await?;
+    if let (Some(bridge), Some(internal)) = (&mut plan.bridge, broker.internal) {
+        bridge.broker = internal;
+    }
+    match &plan.bridge {
+        Some(bridge) => state::write_json(&home.etc().bridge(), bridge)?,
+        None => state::remove(&home.etc().bridge())?,
+    }
     let carrying = plan.bridge.clone().map(|config| carry(home.etc(), config, shutdown.clone()));
     let host = address::for_clients(options.bind);
     let listener = |(name, bound): &(String, std::net::SocketAddr)| LiveListener {
@@ -67,6 +76,7 @@ pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Err
         passwords: credentials.passwords,
         hashes: credentials.hashes,
         bridge: plan.bridge,
+        admin: broker.admin,
         broker,
         carrying,
         shutdown,

@@ -52,6 +52,7 @@ fn head(text: &mut String, running: &Running, options: &Options, took: Duration)
     let urls: Vec<String> = running.listeners.iter().map(|it| format!("mqtt://{}", socket(it))).collect();
     writeln!(text, "{}/{} is up after {} ms", home.namespace, home.name, took.as_millis())?;
     writeln!(text, "  endpoint   {}", urls.join("  "))?;
+    writeln!(text, "  metrics    http://{}/metrics", running.admin)?;
     writeln!(text, "  state      {}", home.path().display())?;
     match &running.bridge {
         None => writeln!(text, "  telemetry  none: the object has no spec.telemetry")?,
