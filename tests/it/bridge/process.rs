@@ -1,10 +1,10 @@
 use std::process::{Child, Command, Stdio};
 
 use mqtt_operator::config::bridge::Sink;
-use mqtt_operator::config::report;
+use mqtt_operator::config::report::{self, BridgeState};
 use serde_json::Value;
 
-use super::rig::{LONG, Rig, write};
+use super::rig::{LONG, Rig, elasticsearch, write};
 use crate::support::{await_until, free_ports};
 
 /// The program, ended when this value is dropped.
@@ -82,6 +82,26 @@ async fn the_program_waits_for_its_document_and_takes_up_a_new_one() {
     let terminated = Command::new("kill").arg(process.0.id().to_string()).status().unwrap();
     assert!(terminated.success());
     assert!(tokio::task::spawn_blocking(move || process.0.wait().unwrap()).await.unwrap().success());
+}
+
+/// Kilobytes of memory that a process uses.
+fn resident(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_with_large_messages_fills_no_memory() {
+    let rig = Rig::start("large").await;
+    let port = configure(&rig, elasticsearch("http://127.0.0.1:9"));
+    let process = start(&rig);
+    reported(port, "a bridge that is connected", |report| report.state == BridgeState::Unreachable).await;
+    // 80 MB, each message of which is held twice, as it came and as a document.
+    rig.publish((0..800).map(|_| vec![b'x'; 100_000])).await;
+    let report = reported(port, "some of it", |report| report.in_flight > 40).await;
+    let kilobytes = resident(&process);
+    assert!(kilobytes < 70_000, "{kilobytes} kB, {report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -144,7 +144,7 @@ pub fn elasticsearch(url: &str) -> Sink {
 
 /// A bridge at work.
 pub struct Carrier {
-    counters: Arc<Counters>,
+    pub counters: Arc<Counters>,
     shutdown: Shutdown,
     task: JoinHandle<()>,
 }
