@@ -40,6 +40,8 @@ pub enum Sink {
 #[derive(Debug)]
 pub struct Cluster {
     elasticsearch: Elasticsearch,
+    /// The data stream of the documents.
+    stream: String,
     /// Whether the templates are there, as far as we know.
     prepared: Mutex<bool>,
     /// Halved when it answers 429, one more after each success.
@@ -56,6 +58,7 @@ impl Sink {
         match &config.sink {
             bridge::Sink::Elasticsearch(settings) => Self::Elasticsearch(Box::new(Cluster {
                 elasticsearch: Elasticsearch::new(settings, etc),
+                stream: config.data_stream.clone(),
                 prepared: Mutex::new(false),
                 concurrency: AtomicUsize::new(2),
                 body_limit: AtomicUsize::new(LARGEST_BODY),
@@ -381,7 +384,7 @@ impl Cluster {
             if *prepared && !look {
                 return;
             }
-            match self.elasticsearch.bootstrap().await {
+            match self.elasticsearch.bootstrap(&self.stream).await {
                 Ok(()) => {
                     *prepared = true;
                     counters.set_connected();

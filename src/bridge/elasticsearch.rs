@@ -103,9 +103,9 @@ impl Elasticsearch {
 
     /// Puts the templates, unless they are there in this version or a later one. Without the right to do so that is said
     /// in the log, and somebody else has to have done it.
-    pub async fn bootstrap(&self) -> Result<(), Failure> {
+    pub async fn bootstrap(&self, stream: &str) -> Result<(), Failure> {
         for dialect in DIALECTS {
-            match self.put_templates(dialect).await {
+            match self.put_templates(dialect, stream).await {
                 Err(Failure::Refused { status: 400, body, .. }) if dialect != DIALECTS[DIALECTS.len() - 1] => {
                     tracing::info!(
                         answer = body,
@@ -122,12 +122,12 @@ impl Elasticsearch {
         Ok(())
     }
 
-    async fn put_templates(&self, dialect: Dialect) -> Result<(), Failure> {
-        for Template { path, body } in template::templates(dialect) {
-            if self.version_of(path).await? >= Some(template::VERSION) {
+    async fn put_templates(&self, dialect: Dialect, stream: &str) -> Result<(), Failure> {
+        for Template { path, body } in template::templates(dialect, stream) {
+            if self.version_of(&path).await? >= Some(template::VERSION) {
                 continue;
             }
-            self.request(Method::PUT, path, "application/json", body.to_string().into()).await?;
+            self.request(Method::PUT, &path, "application/json", body.to_string().into()).await?;
             tracing::info!(template = path, version = template::VERSION, "put into Elasticsearch");
         }
         Ok(())

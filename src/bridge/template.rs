@@ -32,24 +32,23 @@ pub const DIALECTS: [Dialect; 2] = [Dialect::Current, Dialect::Plain];
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
     /// Below the server's root.
-    pub path: &'static str,
+    pub path: String,
     pub body: Value,
 }
 
-/// In the order in which they have to be put.
-pub fn templates(dialect: Dialect) -> [Template; 4] {
-    [
-        Template {
-            path: "_component_template/logs-mqtt@settings",
-            body: component(&json!({"settings": settings(dialect)})),
-        },
-        Template {
-            path: "_component_template/logs-mqtt@mappings",
-            body: component(&json!({"mappings": mappings(dialect)})),
-        },
-        Template { path: "_index_template/logs-mqtt", body: documents(dialect) },
-        Template { path: "_index_template/logs-mqtt.deadletter", body: dead_letters(dialect) },
-    ]
+/// In the order in which they have to be put. A stream whose name is not of ours has a template of its own.
+pub fn templates(dialect: Dialect, stream: &str) -> Vec<Template> {
+    let template = |path: &str, body| Template { path: path.to_owned(), body };
+    let mut templates = vec![
+        template("_component_template/logs-mqtt@settings", component(&json!({"settings": settings(dialect)}))),
+        template("_component_template/logs-mqtt@mappings", component(&json!({"mappings": mappings(dialect)}))),
+        template("_index_template/logs-mqtt", documents(dialect, "logs-mqtt.*-*")),
+        template("_index_template/logs-mqtt.deadletter", dead_letters(dialect)),
+    ];
+    if !stream.starts_with("logs-mqtt.") {
+        templates.push(template(&format!("_index_template/{stream}"), documents(dialect, stream)));
+    }
+    templates
 }
 
 /// The version in the `_meta` of a template as `GET` shows it, by the path of its resource.
@@ -80,9 +79,9 @@ fn settings(dialect: Dialect) -> Value {
     }
 }
 
-fn documents(dialect: Dialect) -> Value {
+fn documents(dialect: Dialect, pattern: &str) -> Value {
     let mut template = json!({
-        "index_patterns": ["logs-mqtt.*-*"],
+        "index_patterns": [pattern],
         "data_stream": {},
         "priority": PRIORITY,
         "composed_of": ["logs-mqtt@settings", "logs-mqtt@mappings"],
@@ -195,12 +194,18 @@ mod tests {
     fn every_template_carries_the_version_and_comes_after_what_it_is_composed_of() {
         for dialect in DIALECTS {
             let mut put = vec!["logs-mqtt@custom".to_owned()];
-            for template in templates(dialect) {
+            for template in templates(dialect, "logs-sensors-shop") {
                 assert_eq!(template.body["_meta"]["version"], VERSION);
                 let parts = template.body["composed_of"].as_array().cloned().unwrap_or_default();
                 assert!(parts.iter().all(|part| put.iter().any(|name| part == name)), "{parts:?} after {put:?}");
                 put.push(template.path.rsplit('/').next().unwrap().to_owned());
             }
+            assert_eq!(
+                put.last().unwrap(),
+                "logs-sensors-shop",
+                "a stream of somebody's own has a template of its own"
+            );
+            assert_eq!(templates(dialect, "logs-mqtt.home-shop").len(), 4);
         }
     }
 

@@ -339,7 +339,7 @@ impl Connection {
         if length > self.input.len() {
             return Ok(Some(length - self.input.len()));
         }
-        let packet = codec::decode(&self.input[..length], self.version).map_err(Error::Violation)?;
+        let packet = codec::decode_from_server(&self.input[..length], self.version).map_err(Error::Violation)?;
         if let Some(delivery) = state.receive(&packet)? {
             self.ready.push(delivery);
         }

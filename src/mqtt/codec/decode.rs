@@ -2,7 +2,7 @@
 
 use super::properties::{Block, decode_block};
 use super::reader::Reader;
-use super::{DUP, Header, RETAIN, is_defined, kind, read_header};
+use super::{DUP, Header, MAX_USER_PROPERTIES, RETAIN, is_defined, kind, read_header};
 use crate::mqtt::packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, Packet, Publish, QoS, RetainHandling, SubAck, Subscribe,
     SubscriptionOptions, Unsubscribe, Version, Will,
@@ -15,6 +15,16 @@ use crate::mqtt::{ReasonCode, Violation};
 /// the connection; CONNECT carries its own. Packets of both directions are decoded: whether one may come from this peer
 /// is for the caller to say.
 pub fn decode(frame: &[u8], version: Version) -> Result<Packet<'_>, Violation> {
+    decode_with(frame, version, MAX_USER_PROPERTIES)
+}
+
+/// Decodes a frame that the server sent, which may have appended User Properties to those of a publisher: their number is
+/// bounded by the packet's size alone.
+pub fn decode_from_server(frame: &[u8], version: Version) -> Result<Packet<'_>, Violation> {
+    decode_with(frame, version, usize::MAX)
+}
+
+fn decode_with(frame: &[u8], version: Version, user_properties: usize) -> Result<Packet<'_>, Violation> {
     let header = read_header(frame)?.ok_or(Violation::Truncated { field: "fixed header" })?;
     let body = &frame[header.length..];
     if body.len() < header.remaining {
@@ -24,7 +34,7 @@ pub fn decode(frame: &[u8], version: Version) -> Result<Packet<'_>, Violation> {
     if body.len() > header.remaining {
         return Err(Violation::TrailingBytes { packet: name, count: body.len() - header.remaining });
     }
-    let mut reader = Reader::new(body);
+    let mut reader = Reader::new(body, user_properties);
     let packet = decode_body(header, &mut reader, version)?;
     if !reader.is_empty() {
         return Err(Violation::TrailingBytes { packet: name, count: reader.len() });
@@ -66,7 +76,7 @@ fn decode_body<'a>(header: Header, reader: &mut Reader<'a>, version: Version) ->
 /// `None` where the frame is no CONNECT or its version is not one of ours.
 pub fn connect_version(frame: &[u8]) -> Option<Version> {
     let header = read_header(frame).ok()??;
-    let mut reader = Reader::new(&frame[header.length..]);
+    let mut reader = Reader::new(&frame[header.length..], MAX_USER_PROPERTIES);
     if header.kind == kind::CONNECT { protocol(&mut reader).ok() } else { None }
 }
 

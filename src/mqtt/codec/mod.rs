@@ -10,12 +10,12 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{connect_version, decode};
+pub use decode::{connect_version, decode, decode_from_server};
 pub use encode::{encode, encode_publish, encode_publish_head, publish_length};
 
 use super::Violation;
 
-/// User Properties that one block of properties may hold. The specification sets no limit; an unbounded list would let
+/// User Properties that one block of properties of a client may hold. The specification sets no limit; an unbounded list would let
 /// a small packet cost many times its size in memory.
 pub const MAX_USER_PROPERTIES: usize = 64;
 

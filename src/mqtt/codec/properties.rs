@@ -1,7 +1,7 @@
 //! Property blocks. One table per packet, at the end of this file, serves both directions.
 
+use super::encode;
 use super::reader::Reader;
-use super::{MAX_USER_PROPERTIES, encode};
 use crate::mqtt::Violation;
 use crate::mqtt::property::{
     AckProperties, AuthProperties, ConnAckProperties, ConnectProperties, DisconnectProperties, PublishProperties,
@@ -26,7 +26,7 @@ pub(super) fn decode_block<'a, B: Block<'a>>(reader: &mut Reader<'a>) -> Result<
     let length = reader.variable("property length")?;
     let mut block = B::default();
     if length > 0 {
-        let mut rest = Reader::new(reader.take(length as usize, "properties")?);
+        let mut rest = Reader::new(reader.take(length as usize, "properties")?, reader.user_properties);
         while !rest.is_empty() {
             let id = rest.variable("property identifier")?;
             block.read_property(id, &mut rest)?;
@@ -162,8 +162,8 @@ impl<'a, V: Value<'a>> Place<'a> for Option<V> {
 
 impl<'a> Place<'a> for UserProperties<'a> {
     fn read(&mut self, _: u32, reader: &mut Reader<'a>) -> Result<(), Violation> {
-        if self.len() == MAX_USER_PROPERTIES {
-            return Err(Violation::TooManyUserProperties { maximum: MAX_USER_PROPERTIES });
+        if self.len() == reader.user_properties {
+            return Err(Violation::TooManyUserProperties { maximum: reader.user_properties });
         }
         self.push((reader.text("User Property name")?, reader.text("User Property value")?));
         Ok(())

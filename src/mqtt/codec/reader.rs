@@ -6,11 +6,13 @@ use crate::mqtt::{PacketId, Violation};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    /// User Properties that one block of properties may hold.
+    pub(super) user_properties: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+    pub(super) fn new(bytes: &'a [u8], user_properties: usize) -> Self {
+        Self { rest: bytes, user_properties }
     }
 
     pub(super) fn is_empty(self) -> bool {

@@ -77,6 +77,7 @@ impl Rig {
         carrier
     }
 
+    /// The stream that documents go to where nobody says otherwise.
     pub fn data_stream(&self) -> String {
         format!("logs-mqtt.{}-it", self.name)
     }
