@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use super::observe::{Observed, PodReport};
 
 /// On each child: what was applied last. It differs when the operator wants something else, also when it wants less.
 const APPLIED: &str = "mqtt-operator.io/applied-hash";
-/// On each pod: what its mounted Secrets should hold. A change makes kubelet look at once and not within 90 seconds.
+/// On each pod: what it should have mounted. A change makes kubelet look at once and not within 90 seconds.
 const NUDGE: &str = "mqtt-operator.io/nudge";
 
 /// The children as the API server has them.
@@ -35,7 +35,7 @@ impl Applied {
 }
 
 /// Applies all children, the StatefulSet last, since its pods mount the others; then removes those that are not wanted
-/// any more, and tells the pods to look at their Secrets.
+/// any more, and tells the pods to look at what they mount.
 pub async fn apply(client: &Client, resources: &Resources, observed: &Observed) -> Result<Applied, Error> {
     let children = &observed.children;
     let secrets = apply_each(client, &resources.secrets, &children.secrets).await?;
@@ -46,7 +46,7 @@ pub async fn apply(client: &Client, resources: &Resources, observed: &Observed) 
     let stateful_set = apply_each(client, stateful_sets, &children.stateful_sets).await?.pop();
     prune(client, &resources.services, &children.services).await?;
     prune(client, &[resources.secrets.as_slice(), &resources.user_secrets].concat(), &children.secrets).await?;
-    nudge(client, &mounted(&secrets), &observed.pods).await?;
+    nudge(client, &mounted(&secrets, &resources.config_map), &observed.pods).await?;
     Ok(Applied { services, stateful_set })
 }
 
@@ -152,14 +152,14 @@ fn is_kept<K: Resource>(name: &str, child: &K) -> bool {
 }
 
 /// A hash over what pods mount and read again.
-fn mounted(secrets: &[Secret]) -> String {
+fn mounted(secrets: &[Secret], config: &ConfigMap) -> String {
     let contents: Vec<_> = secrets
         .iter()
         .filter(|secret| secret.type_.as_deref() == Some("Opaque"))
         .filter(|secret| !secret.data.iter().any(|data| data.contains_key(build::KEYS)))
         .map(|secret| &secret.data)
         .collect();
-    build::hash(&contents)
+    build::hash(&(contents, &config.data))
 }
 
 async fn nudge(client: &Client, hash: &str, pods: &[PodReport]) -> Result<(), Error> {

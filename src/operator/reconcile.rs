@@ -47,6 +47,9 @@ const QUIET: Duration = Duration::from_mins(5);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(5);
 
+/// How long passes that are under way at shutdown may take.
+const GRACE: Duration = Duration::from_secs(2);
+
 type Guarded = DeserializeGuard<MqttBroker>;
 
 /// What all passes share.
@@ -327,11 +330,14 @@ impl Context {
 
 /// Looks after all objects of these namespaces, or of all, until `shutdown`.
 pub(super) async fn run(context: Arc<Context>, namespaces: &[String], shutdown: Shutdown) {
-    if namespaces.is_empty() {
-        return control(context, None, shutdown).await;
+    let scopes: Vec<Option<&str>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() };
+    let controls = scopes.into_iter().map(|scope| control(context.clone(), scope, shutdown.clone()));
+    tokio::select! {
+        _ = futures::future::join_all(controls) => {}
+        // A controller whose first list was cut off by the shutdown would wait for it for ever.
+        () = async { shutdown.wait().await; tokio::time::sleep(GRACE).await } => {}
     }
-    let scopes = namespaces.iter().map(|namespace| control(context.clone(), Some(namespace), shutdown.clone()));
-    futures::future::join_all(scopes).await;
 }
 
 async fn control(context: Arc<Context>, namespace: Option<&str>, shutdown: Shutdown) {

@@ -7,6 +7,7 @@
 mod support;
 
 mod access;
+mod admission;
 mod architecture;
 mod backpressure;
 mod bench;
@@ -15,6 +16,7 @@ mod client;
 mod docs;
 mod lab;
 mod manifests;
+mod reconcile;
 mod sessions;
 mod tutorial;
 mod up;

@@ -7,9 +7,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use crate::api::MqttBroker;
 use crate::plan::Plan;
 
+/// The settings of the broker, which it reads once.
+pub const BROKER: &str = "broker.json";
+
 /// `broker.json`, and `bridge.json` with telemetry.
 pub fn build(object: &MqttBroker, plan: &Plan) -> ConfigMap {
-    let mut data = BTreeMap::from([("broker.json".to_owned(), document(&plan.broker))]);
+    let mut data = BTreeMap::from([(BROKER.to_owned(), document(&plan.broker))]);
     if let Some(bridge) = &plan.bridge {
         data.insert("bridge.json".to_owned(), document(bridge));
     }

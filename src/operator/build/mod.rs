@@ -52,7 +52,8 @@ pub struct Resources {
 pub fn build(object: &MqttBroker, plan: &Plan, ingredients: Ingredients<'_>) -> Resources {
     let secrets = secret::of_broker(object, plan, &ingredients);
     let config_map = config_map::build(object, plan);
-    let config_hash = hash(&config_map.data);
+    // The bridge takes up changes of its own document by itself.
+    let config_hash = hash(&config_map.data.as_ref().and_then(|data| data.get(config_map::BROKER)));
     Resources {
         secrets,
         user_secrets: ingredients.user_secrets,

@@ -83,8 +83,10 @@ fn containers_mount_what_they_read_and_nothing_else() {
 }
 
 #[test]
-fn template_changes_with_the_configuration_and_with_nothing_else() {
+fn template_changes_with_the_settings_of_the_broker_and_with_nothing_else() {
     assert_eq!(pod("{}"), pod("{service: {type: ClusterIP}}"));
+    let elsewhere = TELEMETRY.replace("http://es:9200", "http://other:9200");
+    assert_eq!(pod(&format!("{{{TELEMETRY}}}")), pod(&format!("{{{elsewhere}}}")), "the bridge reads it by itself");
     assert_ne!(pod("{}"), pod("{limits: {maxInflight: 7}}"));
     assert_ne!(pod("{}"), pod(&format!("{{{TELEMETRY}}}")));
 }
