@@ -62,7 +62,7 @@ async fn apply_the_sample(world: &World) -> Device {
     world.kubectl(&format!("-n {NAMESPACE} wait --for=condition=Ready mqttbroker/{BROKER} --timeout=120s"));
     let address = world.kubectl(&format!("-n {NAMESPACE} get mqb {BROKER} -o jsonpath={{.status.address}}"));
     assert!(address.starts_with("10.98.0."), "the load balancer's address, not {address:?}");
-    assert_eq!(world.mqttctl("endpoint -o address"), address);
+    assert_eq!(world.await_served().await, address);
     world.step(&format!("ready at {address}; wait until telemetry flows"));
     world.await_condition("TelemetryReady", "True").await;
     Device {
@@ -149,7 +149,7 @@ async fn a_deleted_pod_heals(world: &World, device: &Device) {
     let before = world.ready_pod(None).await;
     world.kubectl(&format!("-n {NAMESPACE} delete pod {BROKER}-0 --wait=false"));
     world.ready_pod(Some(uid(&before))).await;
-    world.await_condition("Ready", "True").await;
+    world.await_served().await;
     readings_flow_again(world, device, "sensor/kitchen/healed").await;
 }
 
@@ -175,7 +175,7 @@ async fn a_changed_object_rolls_once(world: &World, device: &Device) {
     world.kubectl(&format!("-n {NAMESPACE} patch mqb {BROKER} --type=merge -p {patch}"));
     let after = world.ready_pod(Some(uid(&before))).await;
     assert_eq!(after["metadata"]["labels"]["room"], "kitchen");
-    world.await_condition("Ready", "True").await;
+    world.await_served().await;
     readings_flow_again(world, device, "sensor/kitchen/rolled").await;
     assert_eq!(self::revisions(world), revisions + 1, "one change is one revision");
     let now = world.ready_pod(None).await;

@@ -66,16 +66,17 @@ impl World {
         serde_json::from_str(&text).expect("kubectl prints JSON")
     }
 
-    /// `mqttctl` of this build, looking at the broker.
-    pub fn mqttctl(&self, words: &str) -> String {
+    /// `mqttctl` of this build with these words, looking at the broker.
+    fn mqttctl(&self, words: &str) -> Command {
         let mut command = self.node.command(env!("CARGO_BIN_EXE_mqttctl"));
         command.args(words.split_whitespace()).args(["-n", NAMESPACE, "-b", BROKER]);
-        run(&mut command).trim_end().to_owned()
+        command
     }
 
     /// A token for the subject `thermometer-1`.
     pub fn token(&self, ttl: &str, topic: &str) -> String {
-        self.mqttctl(&format!("token issue --sub thermometer-1 --ttl {ttl} --publish {topic}"))
+        let issue = format!("token issue --sub thermometer-1 --ttl {ttl} --publish {topic}");
+        run(&mut self.mqttctl(&issue)).trim_end().to_owned()
     }
 
     /// The broker's pods that are not on their way out.
@@ -106,6 +107,20 @@ impl World {
             if current && condition(&object, kind) == status { Ok(()) } else { Err(object["status"].to_string()) }
         })
         .await;
+    }
+
+    /// Waits until the broker is Ready and MQTT is served at its address, which is returned.
+    ///
+    /// The second comes a moment after the first: kube-proxy, too, has to hear that the pod is ready.
+    pub async fn await_served(&self) -> String {
+        self.await_condition("Ready", "True").await;
+        await_until(PATIENCE, "MQTT at the address", async || {
+            let output = self.mqttctl("endpoint -o address").output().map_err(|error| error.to_string())?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let address = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+            if output.status.success() { Ok(address) } else { Err(said) }
+        })
+        .await
     }
 
     /// Waits until exactly these readings of the topic are in Elasticsearch, each once, and returns their documents.
