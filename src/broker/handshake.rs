@@ -46,7 +46,7 @@ pub enum NoConnection {
 }
 
 /// Reads CONNECT, finds out who it is, and answers. `internal`: the bridge's listener.
-pub async fn accept<S>(mut socket: S, shared: &Arc<Shared>, internal: bool) -> Result<Connection<S>, NoConnection>
+pub async fn accept<S>(mut socket: S, shared: &Arc<Shared>, internal: bool) -> Result<Box<Connection<S>>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -216,7 +216,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
     claim: Claim,
     will: Option<Will>,
     rest: Vec<u8>,
-) -> Connection<S> {
+) -> Box<Connection<S>> {
     let now = shared.now();
     let session_present = claim.stored.is_some();
     let timers = Timers {
@@ -225,7 +225,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         token_expires: peer.identity.expires_at.map(|at| now + (at * 1000).saturating_sub(unix_millis())),
         ..Timers::default()
     };
-    let mut connection = Connection {
+    let mut connection = Box::new(Connection {
         socket,
         shared: shared.clone(),
         mailbox: claim.mailbox,
@@ -243,7 +243,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         turn: Turn::default(),
         asleep: false,
         successors: Vec::new(),
-    };
+    });
     connection.greet(connect, session_present);
     connection.resume();
     connection

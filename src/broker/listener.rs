@@ -63,12 +63,12 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, internal: bool, s
 async fn connection(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, internal: bool) {
     // Writes are gathered here; waiting in the kernel for more would only add latency.
     let _ = socket.set_nodelay(true);
-    match handshake::accept(socket, shared, internal).await {
+    // Boxed and gone when it is done: a task that lives for months is then not as large as its handshake.
+    match Box::pin(handshake::accept(socket, shared, internal)).await {
         Ok(connection) => {
             shared.counters.connected.add(1);
             shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-            // Boxed: the task is then as large as the connection, not as the handshake.
-            Box::pin(connection.run()).await;
+            connection.run().await;
             shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
         }
         Err(error) => {
