@@ -53,7 +53,10 @@ struct Prepared {
 /// Reads the file and writes the state, but for the bridge's document: where the bridge connects is known when the broker
 /// listens.
 fn prepare(options: &Options) -> Result<Prepared, Error> {
-    let manifest = read(&options.file)?;
+    let mut manifest = read(&options.file)?;
+    if let Some(namespace) = &options.namespace {
+        settle(&mut manifest, namespace);
+    }
     let mut plan = choose(&manifest, options)?;
     let home = Home::new(&options.state, &plan.namespace, &plan.name);
     home.create(&options.state)?;
@@ -71,22 +74,28 @@ pub fn read(file: &Path) -> Result<Manifest, Error> {
     manifest::read(&text).map_err(|source| Error::Manifest { path: file.into(), source })
 }
 
+/// Puts what names no namespace into this one, as `kubectl apply -n` does.
+fn settle(manifest: &mut Manifest, namespace: &str) {
+    let brokers = manifest.brokers.iter_mut().map(|object| &mut object.metadata);
+    for metadata in brokers.chain(manifest.secrets.iter_mut().map(|secret| &mut secret.metadata)) {
+        metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+    }
+}
+
 fn choose(manifest: &Manifest, options: &Options) -> Result<Plan, Error> {
     let file = || options.file.clone();
     let name = |object: &crate::api::MqttBroker| object.metadata.name.clone().unwrap_or_default();
     let wanted = |object: &&crate::api::MqttBroker| options.broker.as_ref().is_none_or(|it| *it == name(object));
     let mut found: Vec<_> = manifest.brokers.iter().filter(wanted).cloned().collect();
-    let mut object = match found.len() {
+    let object = match found.len() {
         1 => found.remove(0),
         0 => return Err(Error::NoBroker { path: file() }),
         _ => return Err(Error::Several { path: file(), names: found.iter().map(name).collect::<Vec<_>>().join(", ") }),
     };
-    match (&object.metadata.namespace, &options.namespace) {
-        (None, Some(namespace)) => object.metadata.namespace = Some(namespace.clone()),
-        (Some(has), Some(asked)) if has != asked => {
-            return Err(Error::Namespace { path: file(), has: has.clone(), asked: asked.clone() });
-        }
-        _ => {}
+    if let (Some(has), Some(asked)) = (&object.metadata.namespace, &options.namespace)
+        && has != asked
+    {
+        return Err(Error::Namespace { path: file(), has: has.clone(), asked: asked.clone() });
     }
     let plan = plan::plan(&object).map_err(|source| Error::Plan { path: file(), source })?;
     if !is_label(&plan.namespace) {
