@@ -318,11 +318,9 @@ impl Cluster {
                 round.wait = round.wait.max(Some(Wait::Retry(None)));
             }
             Item::RetrySlowly => {
-                let state = if matches!(written.status, 401 | 403) {
-                    BridgeState::Unauthorized
-                } else {
-                    BridgeState::Rejecting
-                };
+                // A 403 may also be a block on writing, which other rights do not lift.
+                let rights = written.status == 401 || written.kind == "security_exception";
+                let state = if rights { BridgeState::Unauthorized } else { BridgeState::Rejecting };
                 report(way.counters, state, &format!("{}: {}", written.kind, written.reason));
                 round.later.push(place);
                 round.wait = round.wait.max(Some(Wait::Slowly));

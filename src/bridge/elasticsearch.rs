@@ -22,6 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// What is read of an answer that is not the one asked for.
 const QUOTED: usize = 300;
+const JSON: &str = "application/json";
 /// Only what the outcome is made of.
 const BULK_FILTER: &str =
     "errors,items.*.status,items.*.failure_store,items.*.error.type,items.*.error.reason,items.*.error.caused_by";
@@ -104,39 +105,46 @@ impl Elasticsearch {
     /// Puts the templates, unless they are there in this version or a later one. Without the right to do so that is said
     /// in the log, and somebody else has to have done it.
     pub async fn bootstrap(&self, stream: &str) -> Result<(), Failure> {
-        for dialect in DIALECTS {
-            match self.put_templates(dialect, stream).await {
-                Err(Failure::Refused { status: 400, body, .. }) if dialect != DIALECTS[DIALECTS.len() - 1] => {
-                    tracing::info!(
-                        answer = body,
-                        "Elasticsearch does not know all of the templates; trying plainer ones"
-                    );
-                }
-                Err(Failure::Refused { status: 403, url, body, .. }) => {
-                    tracing::warn!(url, answer = body, "no right to manage templates: they have to be there already");
-                    return Ok(());
-                }
-                result => return result,
+        match self.put_templates(stream).await {
+            Err(Failure::Refused { status: 403, url, body, .. }) => {
+                tracing::warn!(url, answer = body, "no right to manage templates: they have to be there already");
+                Ok(())
             }
+            result => result,
         }
-        Ok(())
     }
 
-    async fn put_templates(&self, dialect: Dialect, stream: &str) -> Result<(), Failure> {
+    async fn put_templates(&self, stream: &str) -> Result<(), Failure> {
+        let dialect = self.dialect().await?;
         for Template { path, body } in template::templates(dialect, stream) {
-            if self.version_of(&path).await? >= Some(template::VERSION) {
+            let shown = self.get(&path).await?;
+            if shown.is_some_and(|shown| template::is_current(&path, &shown, dialect)) {
                 continue;
             }
-            self.request(Method::PUT, &path, "application/json", body.to_string().into()).await?;
-            tracing::info!(template = path, version = template::VERSION, "put into Elasticsearch");
+            self.request(Method::PUT, &path, JSON, body.to_string().into()).await?;
+            tracing::info!(template = path, version = template::VERSION, ?dialect, "put into Elasticsearch");
         }
         Ok(())
     }
 
-    async fn version_of(&self, path: &str) -> Result<Option<u64>, Failure> {
-        match self.request(Method::GET, path, "application/json", Bytes::new()).await {
-            Ok((url, answer)) => serde_json::from_slice::<Value>(&answer)
-                .map(|answer| template::version_of(path, &answer))
+    /// The best dialect that the server understands.
+    async fn dialect(&self) -> Result<Dialect, Failure> {
+        let mut last = None;
+        for dialect in DIALECTS {
+            let Template { path, body } = template::probe(dialect);
+            match self.request(Method::POST, &path, JSON, body.to_string().into()).await {
+                Ok(_) => return Ok(dialect),
+                Err(failure @ Failure::Refused { status: 400, .. }) => last = Some(failure),
+                Err(failure) => return Err(failure),
+            }
+        }
+        last.map_or(Ok(Dialect::Plain), Err)
+    }
+
+    async fn get(&self, path: &str) -> Result<Option<Value>, Failure> {
+        match self.request(Method::GET, path, JSON, Bytes::new()).await {
+            Ok((url, answer)) => serde_json::from_slice(&answer)
+                .map(Some)
                 .map_err(|_| Failure::NotElasticsearch { url, body: quote(&answer) }),
             Err(Failure::Refused { status: 404, .. }) => Ok(None),
             Err(failure) => Err(failure),
@@ -249,9 +257,13 @@ fn quote(answer: &[u8]) -> String {
 /// The words of Elasticsearch's error, or what there is instead.
 fn reason_in(answer: &[u8]) -> String {
     let parsed: Value = serde_json::from_slice(answer).unwrap_or_default();
-    match &parsed["error"] {
-        Value::String(reason) => reason.clone(),
-        error => error["reason"].as_str().map_or_else(|| quote(answer), str::to_owned),
+    let error = &parsed["error"];
+    if let Some(reason) = error.as_str() {
+        return reason.to_owned();
+    }
+    match BulkError::deserialize(error) {
+        Ok(error) if error.reason.is_some() => reason_of(&error),
+        _ => quote(answer),
     }
 }
 
@@ -321,6 +333,9 @@ mod tests {
     #[test]
     fn the_words_of_a_refusal_are_found_in_every_form_of_it() {
         assert_eq!(reason_in(br#"{"error":{"reason":"too many requests"},"status":429}"#), "too many requests");
+        let nested =
+            br#"{"error":{"reason":"invalid","caused_by":{"type":"t","reason":"unknown field"}},"status":400}"#;
+        assert_eq!(reason_in(nested), "invalid: unknown field");
         assert_eq!(reason_in(br#"{"error":"no such path"}"#), "no such path");
         assert_eq!(reason_in(b"<html>502</html>"), "<html>502</html>");
     }

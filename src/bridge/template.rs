@@ -40,8 +40,8 @@ pub struct Template {
 pub fn templates(dialect: Dialect, stream: &str) -> Vec<Template> {
     let template = |path: &str, body| Template { path: path.to_owned(), body };
     let mut templates = vec![
-        template("_component_template/logs-mqtt@settings", component(&json!({"settings": settings(dialect)}))),
-        template("_component_template/logs-mqtt@mappings", component(&json!({"mappings": mappings(dialect)}))),
+        template("_component_template/logs-mqtt@settings", component(dialect, &json!({"settings": settings(dialect)}))),
+        template("_component_template/logs-mqtt@mappings", component(dialect, &json!({"mappings": mappings(dialect)}))),
         template("_index_template/logs-mqtt", documents(dialect, "logs-mqtt.*-*")),
         template("_index_template/logs-mqtt.deadletter", dead_letters(dialect)),
     ];
@@ -51,22 +51,40 @@ pub fn templates(dialect: Dialect, stream: &str) -> Vec<Template> {
     templates
 }
 
-/// The version in the `_meta` of a template as `GET` shows it, by the path of its resource.
-pub fn version_of(path: &str, answer: &Value) -> Option<u64> {
+/// A template that is simulated, not put, to learn whether the server understands the dialect. Its pattern meets no other.
+pub fn probe(dialect: Dialect) -> Template {
+    let template = json!({"settings": settings(dialect), "mappings": mappings(dialect)});
+    let body = json!({"index_patterns": ["mqtt-operator.probe"], "priority": 1, "template": template});
+    Template { path: "_index_template/_simulate".to_owned(), body }
+}
+
+/// Whether what `GET` shows for the path of a resource makes it needless to put it: the same, or of a later version.
+pub fn is_current(path: &str, answer: &Value, dialect: Dialect) -> bool {
     let (list, item) = if path.starts_with("_component") {
         ("component_templates", "component_template")
     } else {
         ("index_templates", "index_template")
     };
-    answer[list][0][item]["_meta"]["version"].as_u64()
+    let meta = &answer[list][0][item]["_meta"];
+    let version = meta["version"].as_u64().unwrap_or_default();
+    version > VERSION || (version == VERSION && meta["dialect"] == dialect.name())
 }
 
-fn meta() -> Value {
-    json!({"managed_by": "mqtt-operator", "version": VERSION})
+impl Dialect {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Plain => "plain",
+        }
+    }
 }
 
-fn component(template: &Value) -> Value {
-    json!({"template": template, "_meta": meta()})
+fn meta(dialect: Dialect) -> Value {
+    json!({"managed_by": "mqtt-operator", "version": VERSION, "dialect": dialect.name()})
+}
+
+fn component(dialect: Dialect, template: &Value) -> Value {
+    json!({"template": template, "_meta": meta(dialect)})
 }
 
 fn settings(dialect: Dialect) -> Value {
@@ -85,7 +103,7 @@ fn documents(dialect: Dialect, pattern: &str) -> Value {
         "data_stream": {},
         "priority": PRIORITY,
         "composed_of": ["logs-mqtt@settings", "logs-mqtt@mappings"],
-        "_meta": meta(),
+        "_meta": meta(dialect),
     });
     if dialect == Dialect::Current {
         // Where people put their own mappings; it need not exist.
@@ -108,7 +126,7 @@ fn dead_letters(dialect: Dialect) -> Value {
         "priority": PRIORITY + 10,
         "composed_of": ["logs-mqtt@settings"],
         "template": {"mappings": mappings},
-        "_meta": meta(),
+        "_meta": meta(dialect),
     })
 }
 
@@ -186,9 +204,9 @@ fn user_properties(dialect: Dialect) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::{DIALECTS, VERSION, templates, version_of};
+    use super::{DIALECTS, Dialect, VERSION, is_current, templates};
 
     #[test]
     fn every_template_carries_the_version_and_comes_after_what_it_is_composed_of() {
@@ -210,11 +228,22 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_read_from_what_the_server_shows() {
-        let shown = json!({"index_templates": [{"name": "logs-mqtt", "index_template": {"_meta": {"version": 7}}}]});
-        assert_eq!(version_of("_index_template/logs-mqtt", &shown), Some(7));
-        assert_eq!(version_of("_component_template/logs-mqtt@mappings", &shown), None);
-        let foreign = json!({"component_templates": [{"component_template": {"template": {}}}]});
-        assert_eq!(version_of("_component_template/logs-mqtt@mappings", &foreign), None);
+    fn only_what_is_there_in_this_dialect_or_a_later_version_is_left_alone() {
+        let path = "_index_template/logs-mqtt";
+        let shown =
+            |meta: Value| json!({"index_templates": [{"name": "logs-mqtt", "index_template": {"_meta": meta}}]});
+        for (meta, current) in [
+            (json!({"version": VERSION, "dialect": "current"}), true),
+            (json!({"version": VERSION, "dialect": "plain"}), false),
+            (json!({"version": VERSION + 1, "dialect": "other"}), true),
+            (json!({"version": VERSION - 1, "dialect": "current"}), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(is_current(path, &shown(meta.clone()), Dialect::Current), current, "{meta}");
+        }
+        let component =
+            json!({"component_templates": [{"component_template": {"_meta": super::meta(Dialect::Plain)}}]});
+        assert!(is_current("_component_template/logs-mqtt@mappings", &component, Dialect::Plain));
+        assert!(!is_current(path, &component, Dialect::Plain));
     }
 }

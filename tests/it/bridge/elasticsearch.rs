@@ -39,13 +39,14 @@ async fn readings_become_documents_that_can_be_searched_and_averaged() {
         ("sensor/kitchen/t", "{\"t\": \"broken\"}"),
         ("sensor/hall", "22.5"),
         ("sensor/hall", "ON"),
+        ("sensor/hall", "\"on\""),
     ] {
         let message = Message { properties: properties.clone(), ..Message::new(topic, payload, QoS::AtLeastOnce) };
         device.publish(&message).await.unwrap();
     }
     device.publish(&Message::new("private", "x", QoS::AtLeastOnce)).await.unwrap();
     device.publish(&Message::new("sensor/raw", vec![0xFF, 0x00], QoS::AtMostOnce).retained()).await.unwrap();
-    carrier.reports("six documents", |report| report.indexed == 6 && report.in_flight == 0).await;
+    carrier.reports("seven documents", |report| report.indexed == 7 && report.in_flight == 0).await;
     carrier.stop().await;
 
     let index = Index(elastic.url());
@@ -72,13 +73,15 @@ async fn readings_become_documents_that_can_be_searched_and_averaged() {
         "t": {"avg": {"field": "payload.t"}},
         "value": {"max": {"field": "payload.value"}},
         "devices": {"terms": {"field": "mqtt.client_id"}},
+        "texts": {"terms": {"field": "payload.value.text", "order": {"_key": "asc"}}},
         "doors": {"terms": {"field": "payload.door.open"}},
     }});
     let found = index.call(reqwest::Method::POST, &format!("{}/_search", rig.data_stream()), query).await;
     let found = &found["aggregations"];
     assert_eq!((found["t"]["value"].as_f64(), found["value"]["value"].as_f64()), (Some(21.25), Some(22.5)));
-    assert_eq!(found["devices"]["buckets"], json!([{"key": "kitchen", "doc_count": 6}]));
+    assert_eq!(found["devices"]["buckets"], json!([{"key": "kitchen", "doc_count": 7}]));
     assert_eq!(found["doors"]["buckets"], json!([{"key": "true", "doc_count": 1}]));
+    assert_eq!(found["texts"]["buckets"], json!([{"key": "22.5", "doc_count": 1}, {"key": "on", "doc_count": 1}]));
     let template = index.get("_index_template/logs-mqtt").await;
     assert_eq!(template["index_templates"][0]["index_template"]["_meta"]["managed_by"], "mqtt-operator");
 }
