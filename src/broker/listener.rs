@@ -1,34 +1,16 @@
 //! Accepting connections.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::Shared;
 use super::handshake::{self, NoConnection};
 use crate::process::Shutdown;
-
-/// Connections that the kernel keeps while none is accepted.
-const BACKLOG: i32 = 4096;
-
-/// Binds a port; an unspecified IPv6 address takes IPv4 clients too.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
 
 /// Accepts until shutdown. `internal`: the bridge's listener.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, internal: bool, shutdown: Shutdown) {

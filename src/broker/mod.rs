@@ -35,7 +35,7 @@ use crate::config::broker::{Broker as Config, Limits};
 use crate::config::files::Etc;
 use crate::config::report;
 use crate::mqtt::ReasonCode;
-use crate::process::{Shutdown, admin};
+use crate::process::{self, Shutdown, admin};
 use crate::store::{Message, Store};
 use counters::{Counters, Metrics};
 use documents::DocumentError;
@@ -164,7 +164,7 @@ fn listen(
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, Error> {
     let failed = |source| Error::Listen { name: name.to_owned(), address, source };
-    let listener = listener::bind(address).map_err(failed)?;
+    let listener = process::listen(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(name, address = %bound, "listening");
     tasks.spawn(listener::serve(listener, shared.clone(), internal, shutdown.clone()));

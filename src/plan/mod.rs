@@ -317,6 +317,13 @@ fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bri
             return Err(Invalid::new(field, "must begin with http:// or https://"));
         }
     }
+    let asked = telemetry.elasticsearch.data_stream.clone();
+    let data_stream = asked.unwrap_or_else(|| names::data_stream(namespace, name));
+    let dead_letters = names::dead_letters(namespace);
+    if data_stream == dead_letters {
+        let message = format!("must not be {dead_letters}, where documents go that Elasticsearch rejects");
+        return Err(Invalid::new("spec.telemetry.elasticsearch.dataStream", message));
+    }
     Ok(bridge::Bridge {
         format: FORMAT,
         namespace: namespace.to_owned(),
@@ -324,8 +331,8 @@ fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bri
         broker: SocketAddr::from((Ipv4Addr::LOCALHOST, BRIDGE_LISTENER_PORT)),
         admin: everywhere(BRIDGE_ADMIN_PORT),
         topics: telemetry.topics.clone(),
-        data_stream: telemetry.elasticsearch.data_stream.clone().unwrap_or_else(|| names::data_stream(namespace, name)),
-        dead_letters: names::dead_letters(namespace),
+        data_stream,
+        dead_letters,
         sink: bridge::Sink::Elasticsearch(bridge::Elasticsearch { urls: telemetry.elasticsearch.urls.clone() }),
     })
 }

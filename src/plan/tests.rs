@@ -49,6 +49,16 @@ fn telemetry_gives_the_bridge_a_listener_of_its_own_and_no_more_topics_than_aske
 }
 
 #[test]
+fn telemetry_does_not_go_where_its_dead_letters_go() {
+    let invalid = plan_of(
+        "telemetry: {topics: ['sensor/#'], elasticsearch: {urls: ['http://elasticsearch:9200'],
+         dataStream: logs-mqtt.deadletter-shop}}",
+    )
+    .unwrap_err();
+    assert_eq!(invalid.field, "spec.telemetry.elasticsearch.dataStream");
+}
+
+#[test]
 fn limits_are_read_as_users_write_them() {
     let plan = plan_of("limits: {maxPacketSize: 64Ki, maxQueuedBytes: 1048576, sessionExpiry: 1h30m}").unwrap();
     assert_eq!(plan.broker.limits.max_packet_size, 65536);

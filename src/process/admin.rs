@@ -13,7 +13,7 @@ use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use super::Shutdown;
+use super::{Shutdown, listen};
 
 /// How long an answer that is under way at shutdown may take.
 const GRACE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub struct Admin {
 
 /// Binds the port; port 0 takes a free one, see [`Admin::address`].
 pub async fn bind(address: SocketAddr) -> io::Result<Admin> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = listen(address)?;
     let address = listener.local_addr()?;
     Ok(Admin { listener, address, readiness: Readiness::default(), registry: Registry::default() })
 }

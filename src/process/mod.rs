@@ -4,8 +4,10 @@
 //! brings its own metrics and routes. Names no other room.
 
 pub mod admin;
+pub mod listen;
 pub mod logs;
 pub mod shutdown;
 
 pub use admin::{Admin, Readiness};
+pub use listen::listen;
 pub use shutdown::Shutdown;
