@@ -94,7 +94,7 @@ async fn read(path: &Path) -> Result<Bridge, Problem> {
 /// Telemetry goes on without an admin port; somebody who misses the metrics finds the line in the log.
 async fn serve_admin(address: SocketAddr, counters: &Arc<Counters>, shutdown: &Shutdown) {
     while !shutdown.is_triggered() {
-        let served = match admin::bind(address).await {
+        let served = match admin::bind(address) {
             Ok(mut admin) => {
                 counters.register(admin.registry());
                 // No probe of a pod asks: an outage of Elasticsearch is not the broker's.

@@ -123,12 +123,12 @@ pub struct Running {
 /// Serves as the documents below `etc` say until `shutdown`.
 pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
     let config = documents::read_broker(&etc)?;
-    start(config, etc, shutdown.clone()).await?.wait().await;
+    start(config, etc, shutdown.clone())?.wait().await;
     Ok(())
 }
 
-/// Binds all listeners and serves. Keys and password hashes are read below `etc` now, and again whenever they change.
-pub async fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
+/// Binds all listeners and serves, on the runtime of the caller. Keys and password hashes are read below `etc` now, and again whenever they change.
+pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
     let policy = documents::policy(&config, &etc)?;
     let shared = Arc::new(Shared {
         limits: config.limits.clone(),
@@ -150,7 +150,7 @@ pub async fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Runni
     if let Some(bridge) = &config.bridge {
         internal = Some(listen("bridge", bridge.listen, &shared, true, &shutdown, &mut tasks)?);
     }
-    let admin = serve_admin(config.admin, &shared, &shutdown, &mut tasks).await?;
+    let admin = serve_admin(config.admin, &shared, &shutdown, &mut tasks)?;
     tasks.spawn(documents::watch(config, etc, shared.clone(), shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }
@@ -171,13 +171,13 @@ fn listen(
     Ok(bound)
 }
 
-async fn serve_admin(
+fn serve_admin(
     address: SocketAddr,
     shared: &Arc<Shared>,
     shutdown: &Shutdown,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, Error> {
-    let mut admin = admin::bind(address).await.map_err(|source| Error::Admin { address, source })?;
+    let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
     admin.registry().register_collector(Box::new(Metrics(shared.clone())));
     // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
     admin.readiness().set(true);

@@ -77,7 +77,7 @@ pub fn start(flags: Flags) -> Result<(), RunError> {
 /// Runs until `shutdown`, or until another operator became the leader.
 pub async fn run(client: Client, options: Options, shutdown: Shutdown) -> Result<(), RunError> {
     let failed = |source| RunError::Admin { address: options.admin, source };
-    let mut admin = admin::bind(options.admin).await.map_err(failed)?;
+    let mut admin = admin::bind(options.admin).map_err(failed)?;
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
     let serving = tokio::spawn(admin.serve(axum::Router::new(), shutdown.clone()));

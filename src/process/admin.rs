@@ -42,7 +42,7 @@ pub struct Admin {
 }
 
 /// Binds the port; port 0 takes a free one, see [`Admin::address`].
-pub async fn bind(address: SocketAddr) -> io::Result<Admin> {
+pub fn bind(address: SocketAddr) -> io::Result<Admin> {
     let listener = listen(address)?;
     let address = listener.local_addr()?;
     Ok(Admin { listener, address, readiness: Readiness::default(), registry: Registry::default() })
@@ -115,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn probes_metrics_and_the_rooms_own_routes_are_served_until_shutdown() {
-        let mut admin = bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let mut admin = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let (address, readiness, shutdown) = (admin.address(), admin.readiness(), Shutdown::new());
         let seen = Counter::<u64>::default();
         admin.registry().register("mqtt_seen", "Things seen", seen.clone());

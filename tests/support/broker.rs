@@ -39,7 +39,7 @@ impl Broker {
         change(&mut config);
         write_documents(etc.path(), &config);
         let shutdown = Shutdown::new();
-        let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).await.unwrap();
+        let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).unwrap();
         Self { running, shutdown, etc }
     }
 

@@ -46,7 +46,7 @@ impl Rig {
         write(etc.jwks(), &json!({"keys": [key]}));
         write(etc.users(), &serde_json::to_value(Users { format: FORMAT, users: Vec::new() }).unwrap());
         write(etc.bridge_password(), &json!("secret"));
-        let running = broker::start(broker_document(name), etc.clone(), Shutdown::new()).await.unwrap();
+        let running = broker::start(broker_document(name), etc.clone(), Shutdown::new()).unwrap();
         Self { etc, running, directory, name }
     }
 

@@ -252,7 +252,7 @@ impl RunningPod {
         if let Some(bridge) = &mut config.bridge {
             bridge.listen = (ip, 0).into();
         }
-        let broker = broker::start(config, Etc(etc.path().into()), shutdown.clone()).await.unwrap();
+        let broker = broker::start(config, Etc(etc.path().into()), shutdown.clone()).unwrap();
         if let Some(internal) = broker.internal {
             run_bridge(Etc(etc.path().into()), internal, ip, shutdown.clone());
         }
