@@ -51,9 +51,11 @@ impl Error {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::NameTaken(_) => Some("NameTaken"),
-            // 409 passes by itself: somebody else wrote at the same time.
+            // 409, 429 and 503 pass by themselves; 500 is what a range of addresses that is full says.
             Self::Apply { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) if status.code != 409 && status.code < 500 => Some("ApplyFailed"),
+                kube::Error::Api(status) if ![409, 429].contains(&status.code) && status.code <= 500 => {
+                    Some("ApplyFailed")
+                }
                 _ => None,
             },
             Self::Read { .. } | Self::Key(_) | Self::Hash { .. } | Self::ShuttingDown => None,

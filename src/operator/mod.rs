@@ -65,8 +65,10 @@ pub enum RunError {
 /// Runs as the flags say, against the API server of the pod or of the kubeconfig, until a signal.
 pub fn start(flags: Flags) -> Result<(), RunError> {
     let options = flags.options()?;
-    // Two are plenty: the work is waiting for the API server.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    // Two workers are plenty: the work is waiting for the API server. Passwords are hashed on one further thread, because
+    // an allocator may keep the 19 MiB of a hash for each thread that made one.
+    let runtime = threads.worker_threads(2).max_blocking_threads(1).enable_all().build();
     runtime.map_err(RunError::Runtime)?.block_on(async {
         let shutdown = shutdown::signal().map_err(RunError::Runtime)?;
         let client = Client::try_default().await.map_err(|source| RunError::Configuration(Box::new(source)))?;

@@ -8,7 +8,7 @@ mod rules;
 mod units;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::api::{self, MqttBroker, MqttBrokerSpec};
 use crate::auth::settings;
@@ -160,8 +160,9 @@ pub fn audience(namespace: &str, name: &str) -> String {
     format!("mqtt://{namespace}/{name}")
 }
 
+/// On both address families: a cluster may have either, or both.
 fn everywhere(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
 fn listeners(listeners: &[api::Listener]) -> Result<Vec<broker::Listener>, Invalid> {
@@ -184,8 +185,7 @@ fn listeners(listeners: &[api::Listener]) -> Result<Vec<broker::Listener>, Inval
             protocol: match listener.protocol {
                 api::Protocol::Mqtt => broker::Protocol::Mqtt,
             },
-            // Both address families: a Service may have two.
-            address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            address: everywhere(listener.port).ip(),
             port: listener.port,
         });
     }

@@ -562,7 +562,8 @@ async fn of_two_operators_one_leads_and_the_other_follows_at_once() {
         let world = World { client: client.clone(), namespace: namespace.clone(), operator: second };
         world.apply("home", "{}").await;
         world.child::<StatefulSet>("home").await;
-        assert_eq!(world.operator.metric("mqtt_operator_reconciles_total").await, 0.0, "a follower does nothing");
+        let passes = world.operator.metric("mqtt_operator_reconciles_total").await;
+        assert!(passes < 1.0, "a follower does nothing");
 
         first.stop().await;
         leads(&world.operator).await;

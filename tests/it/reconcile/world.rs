@@ -44,7 +44,8 @@ pub async fn in_world_of(server: &ApiServer, test: impl AsyncFnOnce(World)) {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces.patch(&namespace, &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
         let operator = Operator::start(&client, &namespace, IMAGE);
-        test(World { client: client.clone(), namespace, operator }).await;
+        // Boxed, as a whole broker is started in there.
+        Box::pin(test(World { client: client.clone(), namespace, operator })).await;
     })
     .await;
 }
