@@ -65,7 +65,7 @@ const ACL: &str = r#"[
 
 #[tokio::test]
 async fn a_token_says_what_its_bearer_may_do_in_each_version() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let token = issue(&key(Algorithm::EdDsa), &claims(ACL));
     for version in VERSIONS {
         let (client, mut incoming, _) = client::connect(&options(&broker, version, &token)).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_token_says_what_its_bearer_may_do_in_each_version() {
 #[tokio::test]
 async fn groups_of_the_object_give_a_small_token_its_rules() {
     let acl = serde_json::from_str(r#"[{"permission":"allow","action":"publish","topic":"g/${sub}"}]"#).unwrap();
-    let broker = Broker::with(|config| config.auth.groups = vec![Group { name: "raspberry".into(), acl }]).await;
+    let broker = Broker::with(|config| config.auth.groups = vec![Group { name: "raspberry".into(), acl }]);
     let token = issue(&key(Algorithm::EdDsa), &Claims { groups: vec!["raspberry".into()], ..claims("[]") });
     let (client, _incoming, _) = client::connect(&options(&broker, Version::V5, &token)).await.unwrap();
     let publish = async |topic: &str| client.publish(&Message::new(topic, "x", QoS::AtLeastOnce)).await.unwrap();
@@ -103,7 +103,7 @@ async fn groups_of_the_object_give_a_small_token_its_rules() {
 
 #[tokio::test]
 async fn tokens_that_are_not_good_are_refused_with_the_code_of_the_version() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let bad = ReasonCode::BAD_USER_NAME_OR_PASSWORD;
     let good = claims("[]");
     let own = key(Algorithm::EdDsa);
@@ -133,7 +133,7 @@ async fn tokens_that_are_not_good_are_refused_with_the_code_of_the_version() {
 
 #[tokio::test]
 async fn a_connection_ends_with_its_token() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let ends = VERSIONS.map(async |version| {
         let token = issue(&key(Algorithm::EdDsa), &Claims { exp: now() + 4, ..claims("[]") });
         let mut options = options(&broker, version, &token);
@@ -154,7 +154,7 @@ async fn a_connection_ends_with_its_token() {
 
 #[tokio::test]
 async fn keys_are_exchanged_without_a_restart() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let old = issue(&key(Algorithm::EdDsa), &claims("[]"));
     assert!(client::connect(&options(&broker, Version::V311, &old)).await.is_ok());
 
@@ -176,7 +176,7 @@ async fn keys_are_exchanged_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mosquitto_pub_is_let_in_with_a_token_and_not_without() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let (host, port) =
         broker.address().rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).unwrap();
     let token = issue(&key(Algorithm::EdDsa), &claims(ACL));

@@ -83,7 +83,7 @@ async fn stalled_subscriber(broker: &Broker, filter: &str) -> tokio::net::TcpStr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_subscriber_costs_healthy_ones_nothing() {
     let count = 20_000;
-    let broker = Broker::with(open).await;
+    let broker = Broker::with(open);
     let stalled = stalled_subscriber(&broker, "t/#").await;
     let mut healthy = Vec::new();
     for n in 0..10 {
@@ -104,7 +104,7 @@ async fn a_stalled_subscriber_costs_healthy_ones_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_publish_to_each_other_do_not_block_each_other() {
     let count = 20_000;
-    let broker = Broker::with(open).await;
+    let broker = Broker::with(open);
     let (left, mut to_left) = join(&broker, "left").await;
     let (right, mut to_right) = join(&broker, "right").await;
     left.subscribe(&[("t/left", at_least_once())]).await.unwrap();
@@ -124,7 +124,7 @@ async fn clients_that_publish_to_each_other_do_not_block_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_publishers_and_a_hundred_subscribers_lose_nothing() {
     let (clients, count) = (100, 20);
-    let broker = Broker::with(open).await;
+    let broker = Broker::with(open);
     let mut subscribers = Vec::new();
     for n in 0..clients {
         let (client, incoming) = join(&broker, &format!("subscriber-{n}")).await;
@@ -146,7 +146,7 @@ async fn a_hundred_publishers_and_a_hundred_subscribers_lose_nothing() {
 
 #[tokio::test]
 async fn a_full_queue_of_a_client_that_is_away_drops_the_oldest_and_counts_them() {
-    let broker = Broker::with(|config| config.limits.max_queued_messages = 10).await;
+    let broker = Broker::with(|config| config.limits.max_queued_messages = 10);
     let mut options = broker.options(1, Version::V311);
     options.clean_start = false;
     let (client, _incoming, _) = client::connect(&options).await.unwrap();

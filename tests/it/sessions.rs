@@ -34,7 +34,7 @@ async fn connections(broker: &Broker, wanted: u64) {
 
 #[tokio::test]
 async fn a_message_arrives_at_the_lower_of_both_levels_of_qos() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         for published in LEVELS {
             for granted in LEVELS {
@@ -53,7 +53,7 @@ async fn a_message_arrives_at_the_lower_of_both_levels_of_qos() {
 
 #[tokio::test]
 async fn a_persistent_session_gets_what_it_missed_in_order() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         let mut options = broker.options(1, version);
         options.clean_start = false;
@@ -88,7 +88,7 @@ async fn a_persistent_session_gets_what_it_missed_in_order() {
 
 #[tokio::test]
 async fn what_was_not_acknowledged_is_sent_again_with_dup() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         let mut options = broker.options(1, version);
         options.clean_start = false;
@@ -116,7 +116,7 @@ async fn what_was_not_acknowledged_is_sent_again_with_dup() {
 
 #[tokio::test]
 async fn a_second_connection_takes_the_session_over() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         let (_first, mut incoming) = broker.connect(3, version).await;
         let (second, _incoming) = broker.connect(3, version).await;
@@ -135,7 +135,7 @@ async fn a_second_connection_takes_the_session_over() {
 
 #[tokio::test]
 async fn a_will_is_sent_when_the_connection_is_lost_and_not_after_a_goodbye() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         let (watcher, mut incoming) = broker.connect(1, version).await;
         watcher.subscribe(&[("t/will/#", at(QoS::AtLeastOnce))]).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_will_is_sent_when_the_connection_is_lost_and_not_after_a_goodbye() {
 
 #[tokio::test]
 async fn a_delayed_will_is_not_sent_to_a_client_that_is_back_in_time() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let (watcher, mut incoming) = broker.connect(1, Version::V5).await;
     watcher.subscribe(&[("t/#", at(QoS::AtLeastOnce))]).await.unwrap();
     let mut options = broker.options(2, Version::V5);
@@ -178,7 +178,7 @@ async fn a_delayed_will_is_not_sent_to_a_client_that_is_back_in_time() {
 
 #[tokio::test]
 async fn retained_messages_are_set_replaced_sent_to_new_subscriptions_and_deleted() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         let (client, mut incoming) = broker.connect(1, version).await;
         for (topic, payload) in [("t/r/a", "old"), ("t/r/a", "new"), ("t/r/b", "b"), ("t/r/c", "c"), ("t/r/c", "")] {
@@ -201,7 +201,7 @@ async fn retained_messages_are_set_replaced_sent_to_new_subscriptions_and_delete
 
 #[tokio::test]
 async fn a_shared_subscription_gives_each_message_to_one_member() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let (one, mut to_one) = broker.connect(1, Version::V311).await;
     let (two, mut to_two) = broker.connect(2, Version::V5).await;
     for client in [&one, &two] {
@@ -228,7 +228,7 @@ async fn a_shared_subscription_gives_each_message_to_one_member() {
 
 #[tokio::test]
 async fn properties_of_mqtt_5_travel_unaltered_and_3_x_gets_the_payload() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     let (five, mut to_five) = broker.connect(1, Version::V5).await;
     let (three, mut to_three) = broker.connect(2, Version::V31).await;
     for client in [&five, &three] {
@@ -249,7 +249,7 @@ async fn properties_of_mqtt_5_travel_unaltered_and_3_x_gets_the_payload() {
 
 #[tokio::test]
 async fn wrong_credentials_are_refused_with_the_code_of_the_version() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in VERSIONS {
         for (username, password) in [("u1", "wrong"), ("nobody", "wrong"), ("u1", "")] {
             let mut options = broker.options(1, version);
@@ -275,8 +275,7 @@ async fn rules_decide_publications_subscriptions_and_wills() {
         let deny = Rule { permission: Permission::Deny, ..allow(Action::All, "t/secret/#") };
         config.auth.deny = vec![deny];
         config.auth.anonymous = Some(Anonymous { acl: vec![allow(Action::Subscribe, "t/#")] });
-    })
-    .await;
+    });
     let (client, mut incoming) = broker.connect(1, Version::V5).await;
     let codes = client
         .subscribe(&[("t/a", at(QoS::AtLeastOnce)), ("t/#", at(QoS::AtLeastOnce)), ("other", at(QoS::AtLeastOnce))])
@@ -303,7 +302,7 @@ async fn rules_decide_publications_subscriptions_and_wills() {
 
 #[tokio::test]
 async fn a_3_x_client_that_goes_on_publishing_what_is_denied_is_closed() {
-    let broker = Broker::start().await;
+    let broker = Broker::start();
     for version in [Version::V31, Version::V311] {
         let (client, mut incoming) = broker.connect(1, version).await;
         for _ in 0..2 {
@@ -318,7 +317,7 @@ async fn a_3_x_client_that_goes_on_publishing_what_is_denied_is_closed() {
 
 #[tokio::test]
 async fn random_bytes_close_their_own_connection_and_nobody_elses() {
-    let broker = Broker::with(open).await;
+    let broker = Broker::with(open);
     let (client, mut incoming) = broker.connect(1, Version::V5).await;
     client.subscribe(&[("t/a", at(QoS::AtLeastOnce))]).await.unwrap();
     let mut seed = 42_u32;
@@ -343,7 +342,7 @@ async fn random_bytes_close_their_own_connection_and_nobody_elses() {
 
 #[tokio::test]
 async fn shutdown_tells_mqtt_5_clients_and_ends_in_time() {
-    let broker = Broker::with(open).await;
+    let broker = Broker::with(open);
     let (_client, mut incoming) = broker.connect(1, Version::V5).await;
     broker.stop().await;
     let end = format!("{:?}", incoming.next().await);

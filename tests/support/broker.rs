@@ -28,12 +28,12 @@ pub struct Broker {
 
 impl Broker {
     /// Users `u0` to `u9` may do everything below `t/`; nobody is anonymous.
-    pub async fn start() -> Self {
-        Self::with(|_| {}).await
+    pub fn start() -> Self {
+        Self::with(|_| {})
     }
 
     /// As [`Broker::start`], after `change` has had its way with the configuration.
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
         let etc = tempfile::tempdir().unwrap();
         let mut config = config();
         change(&mut config);

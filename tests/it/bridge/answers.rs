@@ -13,7 +13,7 @@ use crate::support::{ELASTIC_PASSWORD, Elasticsearch, Mosquitto};
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_and_authorities_are_reported_when_wrong_and_taken_up_when_they_change() {
     let elastic = Elasticsearch::start_secure().unwrap();
-    let rig = Rig::start("secure").await;
+    let rig = Rig::start("secure");
     let carrier = rig.bridge(elasticsearch(elastic.url())).await;
     rig.publish(["1", "2"]).await;
     let report = carrier.reports("an unknown authority", |report| report.state == BridgeState::Unreachable).await;
@@ -45,7 +45,7 @@ async fn answers(status: StatusCode, body: &'static str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_elasticsearch_is_reported_and_takes_no_telemetry() {
-    let rig = Rig::start("impostor").await;
+    let rig = Rig::start("impostor");
     for (status, body, words) in [
         (StatusCode::OK, "<html>please log in</html>", "did not answer as Elasticsearch does: <html>please log in"),
         (StatusCode::BAD_GATEWAY, "<html>502</html>", "answered 502: <html>502"),
@@ -65,7 +65,7 @@ async fn what_is_not_elasticsearch_is_reported_and_takes_no_telemetry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_address_is_tried_when_one_does_not_answer() {
-    let (rig, elastic) = (Rig::start("addresses").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("addresses"), Elasticsearch::shared());
     let mut sink = elasticsearch("http://127.0.0.1:9");
     if let mqtt_operator::config::bridge::Sink::Elasticsearch(settings) = &mut sink {
         settings.urls.push(format!("{}/", elastic.url()));
@@ -78,7 +78,7 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_names_no_publish_id_is_served_and_counted() {
-    let (rig, elastic, mosquitto) = (Rig::start("foreign").await, Elasticsearch::shared(), Mosquitto::start(&[]));
+    let (rig, elastic, mosquitto) = (Rig::start("foreign"), Elasticsearch::shared(), Mosquitto::start(&[]));
     let mut document = rig.document(elasticsearch(elastic.url()));
     document.broker = ([127, 0, 0, 1], mosquitto.port()).into();
     let carrier = Carrier::start(&rig.etc, document);

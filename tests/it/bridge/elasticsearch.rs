@@ -28,7 +28,7 @@ fn readings(range: std::ops::Range<u64>) -> impl Iterator<Item = String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readings_become_documents_that_can_be_searched_and_averaged() {
-    let (rig, elastic) = (Rig::start("readings").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("readings"), Elasticsearch::shared());
     let carrier = rig.bridge(elasticsearch(elastic.url())).await;
     let (device, _incoming) = rig.device("kitchen").await;
     let user = vec![("unit".to_owned(), "C".to_owned()), ("publish-id".into(), "forged".into())];
@@ -88,7 +88,7 @@ async fn readings_become_documents_that_can_be_searched_and_averaged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_document_becomes_a_dead_letter_and_the_good_ones_are_indexed_once() {
-    let (rig, elastic) = (Rig::start("poison").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("poison"), Elasticsearch::shared());
     let index = Index(elastic.url());
     // Somebody's own mapping for this stream, stricter than ours.
     let strict = json!({
@@ -126,7 +126,7 @@ async fn a_bad_document_becomes_a_dead_letter_and_the_good_ones_are_indexed_once
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_is_killed_again_and_again_loses_and_doubles_nothing() {
-    let (rig, elastic) = (Rig::start("killed").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("killed"), Elasticsearch::shared());
     let sink = || elasticsearch(elastic.url());
     rig.bridge(sink()).await.stop().await;
     rig.publish(readings(0..6000)).await;
@@ -154,7 +154,7 @@ async fn a_bridge_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_elasticsearch_loses_nothing_and_holds_no_more_than_the_window() {
     let elastic = Elasticsearch::start(&[]).unwrap();
-    let rig = Rig::start("outage").await;
+    let rig = Rig::start("outage");
     let carrier = rig.bridge(elasticsearch(elastic.url())).await;
     rig.publish(readings(0..1000)).await;
     carrier.reports("first documents", |report| report.indexed == 1000).await;
@@ -184,7 +184,7 @@ async fn what_elasticsearch_has_no_room_for_is_split_or_retried() {
     // Requests above 256 kB are refused with 413; more than 192 kB at a time in memory with 429.
     let elastic =
         Elasticsearch::start(&["http.max_content_length: 256kb", "indexing_pressure.memory.limit: 192kb"]).unwrap();
-    let rig = Rig::start("narrow").await;
+    let rig = Rig::start("narrow");
     rig.bridge(elasticsearch("http://127.0.0.1:9")).await.stop().await;
     let text = "x".repeat(2000);
     rig.publish((0..1000).map(|n| format!("{{\"n\":{n},\"text\":\"{text}\"}}"))).await;
@@ -204,7 +204,7 @@ async fn what_elasticsearch_has_no_room_for_is_split_or_retried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_elasticsearch_is_reported_and_telemetry_waits_in_the_broker() {
-    let rig = Rig::start("waits").await;
+    let rig = Rig::start("waits");
     let carrier = rig.bridge(elasticsearch("http://127.0.0.1:9")).await;
     rig.publish(readings(0..10)).await;
     let waiting = |report: &mqtt_operator::config::report::Bridge| {
@@ -224,7 +224,7 @@ async fn an_unreachable_elasticsearch_is_reported_and_telemetry_waits_in_the_bro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_the_broker_refuses_is_reported_and_the_others_go_on() {
-    let (rig, elastic) = (Rig::start("refused").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("refused"), Elasticsearch::shared());
     let mut document = rig.document(elasticsearch(elastic.url()));
     document.topics.push("private/#".into());
     let carrier = Carrier::start(&rig.etc, document);
@@ -238,7 +238,7 @@ async fn a_subscription_that_the_broker_refuses_is_reported_and_the_others_go_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_with_the_bridges_client_id_keeps_no_telemetry_back() {
-    let (rig, elastic) = (Rig::start("namesake").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("namesake"), Elasticsearch::shared());
     let (_device, mut incoming) = rig.device("system:bridge").await;
     let carrier = rig.bridge(elasticsearch(elastic.url())).await;
     assert!(incoming.next().await.unwrap().is_err(), "the device is displaced");
@@ -249,7 +249,7 @@ async fn a_device_with_the_bridges_client_id_keeps_no_telemetry_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_stream_with_a_name_of_its_own_has_the_mapping_too() {
-    let (rig, elastic) = (Rig::start("own").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("own"), Elasticsearch::shared());
     let mut document = rig.document(elasticsearch(elastic.url()));
     document.data_stream = "logs-own-it".into();
     let carrier = Carrier::start(&rig.etc, document);
@@ -266,7 +266,7 @@ async fn a_data_stream_with_a_name_of_its_own_has_the_mapping_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_topic_and_payload_that_mqtt_allows_is_kept_somewhere() {
-    let (rig, elastic) = (Rig::start("strange").await, Elasticsearch::shared());
+    let (rig, elastic) = (Rig::start("strange"), Elasticsearch::shared());
     let carrier = rig.bridge(elasticsearch(elastic.url())).await;
     let (device, _incoming) = rig.device("strange").await;
     let deep = format!("{}1{}", "{\"a\":".repeat(60), "}".repeat(60));

@@ -8,7 +8,7 @@ use super::rig::Rig;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_file_sink_writes_each_document_on_a_line_of_its_own() {
-    let rig = Rig::start("file").await;
+    let rig = Rig::start("file");
     let carrier = rig.bridge(Sink::File { directory: rig.telemetry() }).await;
     rig.publish((0..2000).map(|n| format!("{{\n\"n\": {n}\n}}"))).await;
     let report = carrier.reports("acknowledged lines", |report| report.indexed == 2000 && report.in_flight == 0).await;
@@ -24,7 +24,7 @@ async fn the_file_sink_writes_each_document_on_a_line_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_cannot_be_written_is_reported_and_telemetry_waits() {
-    let rig = Rig::start("full").await;
+    let rig = Rig::start("full");
     std::fs::write(rig.telemetry(), "a file where the directory should be").unwrap();
     let carrier = rig.bridge(Sink::File { directory: rig.telemetry() }).await;
     rig.publish((0..10).map(|n| format!("{{\"n\":{n}}}"))).await;
@@ -40,7 +40,7 @@ async fn a_directory_that_cannot_be_written_is_reported_and_telemetry_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_is_killed_while_it_writes_leaves_whole_lines_and_loses_none() {
-    let rig = Rig::start("torn").await;
+    let rig = Rig::start("torn");
     let sink = || Sink::File { directory: rig.telemetry() };
     rig.bridge(sink()).await.stop().await;
     for round in 0..5 {

@@ -50,7 +50,7 @@ async fn reported(port: u16, what: &str, wanted: impl Fn(&report::Bridge) -> boo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_waits_for_its_document_and_takes_up_a_new_one() {
-    let rig = Rig::start("program").await;
+    let rig = Rig::start("program");
     let mut process = start(&rig);
     write(rig.etc.bridge(), &serde_json::json!("no JSON at all"));
     let port = configure(&rig, Sink::File { directory: rig.telemetry().join("one") });
@@ -93,7 +93,7 @@ fn resident(process: &Process) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_with_large_messages_fills_no_memory() {
-    let rig = Rig::start("large").await;
+    let rig = Rig::start("large");
     let port = configure(&rig, elasticsearch("http://127.0.0.1:9"));
     let process = start(&rig);
     reported(port, "a bridge that is connected", |report| report.state == BridgeState::Unreachable).await;
@@ -106,7 +106,7 @@ async fn an_outage_with_large_messages_fills_no_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_that_was_acknowledged_is_missing_after_sigkill() {
-    let rig = Rig::start("sigkill").await;
+    let rig = Rig::start("sigkill");
     let directory = rig.telemetry();
     let port = configure(&rig, Sink::File { directory: directory.clone() });
     let process = start(&rig);

@@ -34,7 +34,7 @@ pub struct Rig {
 
 impl Rig {
     /// A broker whose bridge may subscribe to `sensor/#`. `name` makes the data stream this test's own.
-    pub async fn start(name: &'static str) -> Self {
+    pub fn start(name: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let etc = Etc(directory.path().join("etc"));
         // A broker wants at least one key; this is the example of RFC 8037, and no token is used here.
