@@ -17,9 +17,9 @@ RUN apt-get update \
     && groupadd --gid 65532 mqtt \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir / --shell /usr/sbin/nologin mqtt
 COPY --from=build /out/ /usr/local/bin/
-# A number, so that Kubernetes can see that it is not root.
 # A password hash takes 19 MiB for a moment. Above this size the C library gives memory back at once, instead of keeping it
 # for each thread that ever checked a password.
 ENV MALLOC_MMAP_THRESHOLD_=1048576
+# A number, so that Kubernetes can see that it is not root.
 USER 65532
 ENTRYPOINT ["/usr/local/bin/mqtt-operator"]

@@ -107,10 +107,8 @@ async fn second_reconcile_writes_nothing() {
         let (written, before) = (writes(&world).await, versions(&world).await);
         assert!(written > 10, "writes are counted at all");
         for round in 1..=3 {
-            // The test's own write, which makes the operator look again.
-            let annotation = json!({"metadata": {"annotations": {"round": round.to_string()}}});
-            world.api::<MqttBroker>().patch("home", &PatchParams::default(), &Patch::Merge(annotation)).await.unwrap();
-            world.operator.passes(1).await;
+            // That takes a write of the test's own.
+            world.look_again("home").await;
             settle(&world).await;
             assert_eq!(writes(&world).await, written + round, "a write beside the test's own");
         }
@@ -125,10 +123,9 @@ async fn second_reconcile_writes_nothing() {
 async fn settle(world: &World) {
     await_until(DEADLINE, "calm", async || {
         let before = writes(world).await;
-        let passes = world.operator.metric("mqtt_operator_reconciles_total").await;
+        let passes = world.operator.passes().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let calm = writes(world).await == before
-            && world.operator.metric("mqtt_operator_reconciles_total").await <= passes + 1.0;
+        let calm = writes(world).await == before && world.operator.passes().await <= passes + 1.0;
         if calm { Ok(()) } else { Err(before) }
     })
     .await;
@@ -294,7 +291,7 @@ async fn keys_and_passwords_survive_a_new_operator() {
         operator.stop().await;
         let operator = Operator::start(&client, &namespace, "example/mqtt-operator:2");
         let world = World { client, namespace, operator };
-        world.operator.passes(1).await;
+        world.operator.pass_after(0.0).await;
         for ((secret, key), before) in secrets.iter().zip(&before) {
             assert_eq!(&world.text(secret, key).await, before, "{secret}");
         }
@@ -351,7 +348,7 @@ async fn invalid_spec_is_a_condition_and_no_storm() {
         })
         .await;
         assert_eq!(event.type_.as_deref(), Some("Warning"));
-        let passes = world.operator.metric("mqtt_operator_reconciles_total").await;
+        let passes = world.operator.passes().await;
         // Another object is looked at again and again meanwhile.
         world.apply("other", "{}").await;
         world.says("other", "Progressing", "True RollingOut").await;
@@ -359,7 +356,7 @@ async fn invalid_spec_is_a_condition_and_no_storm() {
             .apply("home", "{auth: {groups: [{name: x, acl: []}], users: [{name: a, generate: true, groups: [x]}]}}")
             .await;
         world.child::<StatefulSet>("home").await;
-        let passes = world.operator.metric("mqtt_operator_reconciles_total").await - passes;
+        let passes = world.operator.passes().await - passes;
         assert!(passes < 40.0, "{passes} passes");
     })
     .await;
@@ -426,7 +423,7 @@ async fn changed_configuration_rolls_once() {
             now => Err(now),
         })
         .await;
-        world.operator.passes(1).await;
+        world.look_again("home").await;
         settle(&world).await;
         assert_eq!(generation().await, first + 1);
     })
@@ -562,12 +559,12 @@ async fn of_two_operators_one_leads_and_the_other_follows_at_once() {
         let world = World { client: client.clone(), namespace: namespace.clone(), operator: second };
         world.apply("home", "{}").await;
         world.child::<StatefulSet>("home").await;
-        let passes = world.operator.metric("mqtt_operator_reconciles_total").await;
+        let passes = world.operator.passes().await;
         assert!(passes < 1.0, "a follower does nothing");
 
         first.stop().await;
         leads(&world.operator).await;
-        world.operator.passes(0).await;
+        world.operator.pass_after(0.0).await;
         let third = start("third");
         // Killed: the lease is not given back, and has to expire.
         let World { operator: second, .. } = world;

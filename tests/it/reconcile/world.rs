@@ -101,12 +101,17 @@ impl Operator {
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// Waits until the operator has looked at its objects `more` times more.
-    pub async fn passes(&self, more: u32) {
-        let before = self.metric("mqtt_operator_reconciles_total").await;
+    /// How often the operator has looked at its objects.
+    pub async fn passes(&self) -> f64 {
+        self.metric("mqtt_operator_reconciles_total").await
+    }
+
+    /// Waits until it has looked more often than that. The count is taken before what makes it look: afterwards it may
+    /// have looked already, and nothing would make it look again.
+    pub async fn pass_after(&self, before: f64) {
         await_until(DEADLINE, "further pass", async || {
-            let now = self.metric("mqtt_operator_reconciles_total").await;
-            if now >= before + f64::from(more) { Ok(()) } else { Err(now) }
+            let now = self.passes().await;
+            if now > before { Ok(()) } else { Err(now) }
         })
         .await;
     }
@@ -139,6 +144,14 @@ impl World {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
         let parameters = PatchParams::apply("tests").force();
         self.api::<Secret>().patch(name, &parameters, &Patch::Apply(secret)).await.unwrap();
+    }
+
+    /// Makes the operator look at the object once more, and waits until it has.
+    pub async fn look_again(&self, name: &str) {
+        let before = self.operator.passes().await;
+        let annotation = json!({"metadata": {"annotations": {"passes": before.to_string()}}});
+        self.objects().patch(name, &PatchParams::default(), &Patch::Merge(annotation)).await.unwrap();
+        self.operator.pass_after(before).await;
     }
 
     pub async fn status(&self, name: &str) -> MqttBrokerStatus {
