@@ -8,7 +8,7 @@ use super::connection::{Closing, Connection};
 use super::router::Subscriber;
 use super::unix_millis;
 use crate::auth::Principal;
-use crate::mqtt::delivery::Delivered;
+use crate::mqtt::codec::delivery::Delivered;
 use crate::mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::mqtt::property::AckProperties;
 use crate::mqtt::topic::Filter;

@@ -4,7 +4,6 @@
 //! a [`Violation`] that names the normative statement it breaks. Knows no other room.
 
 pub mod codec;
-pub mod delivery;
 pub mod packet;
 pub mod property;
 pub mod reason;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::mqtt::QoS;
-use crate::mqtt::delivery::encode_kept_properties;
+use crate::mqtt::codec::delivery::encode_kept_properties;
 use crate::mqtt::packet::Publish;
 
 /// A publication. Topic, encoded properties and payload stand one after the other in a single allocation.

@@ -119,7 +119,7 @@ pub(super) fn settle_length(out: &mut Vec<u8>, at: usize, reserved: usize, lengt
 }
 
 /// Bytes of `value` as a variable byte integer.
-fn variable_length(value: usize) -> usize {
+pub(super) fn variable_length(value: usize) -> usize {
     match value {
         0..=0x7F => 1,
         0x80..=0x3FFF => 2,
@@ -128,10 +128,12 @@ fn variable_length(value: usize) -> usize {
     }
 }
 
-pub(super) fn variable(value: usize, out: &mut Vec<u8>) {
-    let at = out.len();
-    out.push(0);
-    settle_length(out, at, 1, value);
+pub(super) fn variable(mut value: usize, out: &mut Vec<u8>) {
+    while value > 0x7F {
+        out.push((value & 0x7F) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 pub(super) fn text(text: &str, out: &mut Vec<u8>) {

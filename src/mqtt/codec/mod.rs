@@ -4,6 +4,7 @@
 //! oversize packet is refused before anything is allocated for it; [`decode`] then takes exactly one whole packet.
 
 mod decode;
+pub mod delivery;
 mod encode;
 mod properties;
 mod reader;
