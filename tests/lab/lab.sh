@@ -50,14 +50,14 @@ running() {
 # remember FILE PID
 remember() { echo "$2 $(start_time "$2")" >"$1"; }
 
-# stop FILE [SIGNAL]: ends what `remember` wrote down and waits until it is gone.
+# stop FILE [SIGNAL]: ends what `remember` wrote down and waits until it is gone; after a minute it is killed.
 stop() {
     local pid tries=0
     if pid=$(running "$1"); then
         kill "-${2:-TERM}" "$pid" 2>/dev/null || true
         while running "$1" >/dev/null; do
             tries=$((tries + 1))
-            [ $tries -ne 150 ] || kill -KILL "$pid" 2>/dev/null || true
+            [ $tries -ne 600 ] || kill -KILL "$pid" 2>/dev/null || true
             sleep 0.1
         done
     fi
