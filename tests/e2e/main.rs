@@ -127,7 +127,7 @@ async fn strangers_are_refused(world: &World, device: &Device, expired: String) 
 }
 
 async fn an_outage_of_elasticsearch_touches_no_device(world: &World, device: &Device) {
-    world.step("stop Elasticsearch, publish, start it again");
+    world.step("stop Elasticsearch and publish");
     let before = world.ready_pod(None).await;
     let ready_since = ready_since(world);
     world.elasticsearch.stop();
@@ -138,8 +138,10 @@ async fn an_outage_of_elasticsearch_touches_no_device(world: &World, device: &De
     let during = world.ready_pod(None).await;
     assert_eq!(uid(&during), uid(&before), "the pod is the same");
     assert_eq!(restarts(&during), restarts(&before), "and none of its containers was restarted");
+    world.step("start Elasticsearch again, and find the documents");
     world.elasticsearch.start_again();
     world.await_documents(TOPIC, 0..21).await;
+    world.step("wait until telemetry is said to flow");
     world.await_condition("TelemetryReady", "True").await;
     assert_eq!(self::ready_since(world), ready_since, "the broker was Ready all the time");
 }
