@@ -365,6 +365,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         true
     }
 
+    /// Says why; in words only if the client accepts a packet of that size `[MQTT-3.14.2-3]`.
+    fn send_disconnect(&mut self, code: ReasonCode, why: &str) {
+        let with = |reason_string| {
+            let properties = DisconnectProperties { reason_string, ..DisconnectProperties::default() };
+            let mut bytes = Vec::new();
+            codec::encode(&Packet::Disconnect(Disconnect { code, properties }), Version::V5, &mut bytes);
+            bytes
+        };
+        let mut bytes = with(Some(why));
+        if bytes.len() > self.peer.maximum_packet_size {
+            bytes = with(None);
+        }
+        self.outbox.write(|out| out.extend_from_slice(&bytes));
+    }
+
     /// The end: the client is told why, the session goes back, the will is sent.
     async fn finish(mut self: Box<Self>, closing: Closing) {
         let Closing { reason, will, log } = closing;
@@ -374,8 +389,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.shared.counters.violations.add(1);
             }
             if self.peer.version == Version::V5 {
-                let properties = DisconnectProperties::default();
-                self.send(&Packet::Disconnect(Disconnect { code: reason, properties }));
+                self.send_disconnect(reason, &log);
             }
         }
         self.release_hold();

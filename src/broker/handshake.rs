@@ -289,7 +289,8 @@ async fn refuse_violation<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8], v
         (Violation::UnsupportedVersion { .. }, _) => out.extend_from_slice(&[0x20, 2, 0, 1]),
         (Violation::EmptyClientId, _) => out.extend_from_slice(&[0x20, 2, 0, 2]),
         (_, Some(Version::V5)) => {
-            let properties = ConnAckProperties::default();
+            let why = violation.to_string();
+            let properties = ConnAckProperties { reason_string: Some(&why), ..ConnAckProperties::default() };
             let ack = ConnAck { session_present: false, code: violation.reason(), properties };
             codec::encode(&Packet::ConnAck(Box::new(ack)), Version::V5, &mut out);
         }
