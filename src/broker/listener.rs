@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::Shared;
@@ -34,6 +35,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, internal: bool, s
             tracing::warn!(%peer, maximum = shared.limits.max_connections, "refused: too many connections");
             continue;
         };
+        // Writes are gathered here; waiting in the kernel for more would only add latency.
+        let _ = socket.set_nodelay(true);
         let shared = shared.clone();
         tokio::spawn(async move {
             connection(socket, peer, &shared, internal).await;
@@ -42,9 +45,11 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, internal: bool, s
     }
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, internal: bool) {
-    // Writes are gathered here; waiting in the kernel for more would only add latency.
-    let _ = socket.set_nodelay(true);
+/// Serves one client until its connection ends.
+pub async fn connection<S>(socket: S, peer: SocketAddr, shared: &Arc<Shared>, internal: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     // Boxed and gone when it is done: a task that lives for months is then not as large as its handshake.
     match Box::pin(handshake::accept(socket, shared, internal)).await {
         Ok(connection) => {

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use axum::routing::get;
 use axum::{Json, Router as Routes};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use crate::auth::Policy;
@@ -201,6 +202,15 @@ impl Running {
     /// What the broker says of itself.
     pub fn report(&self) -> report::Broker {
         self.shared.report()
+    }
+
+    /// Serves a client on any socket, as if a listener had accepted it from `peer`. Ends with the connection.
+    pub fn serve<S>(&self, socket: S, peer: SocketAddr) -> impl Future<Output = ()> + Send + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let shared = self.shared.clone();
+        async move { listener::connection(socket, peer, &shared, false).await }
     }
 
     /// Returns when the broker has stopped after its shutdown was triggered.
