@@ -16,6 +16,7 @@ mod client;
 mod docs;
 mod lab;
 mod manifests;
+mod mqtt;
 mod mqttctl;
 mod reconcile;
 mod sessions;

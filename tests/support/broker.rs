@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::OnceLock;
 
+use argon2::password_hash::{PasswordHasher, SaltString};
+use argon2::{Argon2, Params};
 use mqtt_operator::auth::key::{Algorithm, PrivateKeys, generate};
 use mqtt_operator::auth::password;
 use mqtt_operator::auth::rule::{Action, Permission, Rule};
@@ -34,10 +36,19 @@ impl Broker {
 
     /// As [`Broker::start`], after `change` has had its way with the configuration.
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_hash(change, hash())
+    }
+
+    /// As [`Broker::with`], with hashes that cost next to nothing: for tests that connect hundreds of times.
+    pub fn with_quick_passwords(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_hash(change, quick_hash())
+    }
+
+    fn with_hash(change: impl FnOnce(&mut Config), hash: &str) -> Self {
         let etc = tempfile::tempdir().unwrap();
         let mut config = config();
         change(&mut config);
-        write_documents(etc.path(), &config);
+        write_documents(etc.path(), &config, hash);
         let shutdown = Shutdown::new();
         let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).unwrap();
         Self { running, shutdown, etc }
@@ -120,10 +131,10 @@ fn config() -> Config {
     }
 }
 
-fn write_documents(etc: &Path, config: &Config) {
+fn write_documents(etc: &Path, config: &Config, hash: &str) {
     let key = generate(Algorithm::EdDsa, &[7; 48]).unwrap();
     let keys = PrivateKeys { keys: vec![key] };
-    let hash = |user: &User| UserHash { name: user.name.clone(), hash: hash().into(), source: None };
+    let hash = |user: &User| UserHash { name: user.name.clone(), hash: hash.into(), source: None };
     let users = Users { format: FORMAT, users: config.auth.users.iter().map(hash).collect() };
     let etc = Etc(etc.to_owned());
     for (path, text) in [
@@ -140,4 +151,14 @@ fn write_documents(etc: &Path, config: &Config) {
 fn hash() -> &'static str {
     static HASH: OnceLock<String> = OnceLock::new();
     HASH.get_or_init(|| password::hash(PASSWORD, [1; 16]).unwrap())
+}
+
+/// The same password with 8 KiB and one pass.
+fn quick_hash() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| {
+        let argon =
+            Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, Params::new(8, 1, 1, None).unwrap());
+        argon.hash_password(PASSWORD, &SaltString::encode_b64(&[1; 16]).unwrap()).unwrap().to_string()
+    })
 }

@@ -1,0 +1,17 @@
+//! Conformance on the wire: exact bytes over real sockets, a file per chapter of the specification.
+//!
+//! Nothing here uses the project's codec, so that a mistake in it cannot hide. The doc comment of a test names the
+//! normative statements that it proves, the version before them:
+//!
+//! ```text
+//! /// 3.1.1 [MQTT-3.1.0-2]; 5.0 [MQTT-3.1.0-2, MQTT-4.13.1-1].
+//! ```
+//!
+//! [`table`] reads these comments and keeps `docs/conformance.md`; MQTT 3.1 has no numbered statements.
+
+// Every test here speaks through all of `wire`.
+#![allow(clippy::wildcard_imports)]
+
+mod connect;
+mod table;
+mod wire;
