@@ -4,15 +4,17 @@
 //! one rule type is schema, token claim and rule. [`manifest::read`] turns the text of a file into objects.
 
 pub mod crd;
+pub mod limits;
 pub mod manifest;
 pub mod mqtt_broker;
 pub mod pod;
 pub mod status;
 mod tree;
 
+pub use limits::{Limits, QueueFull, Rate};
 pub use mqtt_broker::{
-    Algorithm, Anonymous, Auth, Duration, Elasticsearch, Group, Jwt, Limits, Listener, MqttBroker, MqttBrokerSpec,
-    Protocol, Quantity, SecretKey, SecretName, Service, ServiceType, Telemetry, TrafficPolicy, User,
+    Algorithm, Anonymous, Auth, Duration, Elasticsearch, Group, Jwt, Listener, MqttBroker, MqttBrokerSpec, Protocol,
+    Quantity, SecretKey, SecretName, Service, ServiceType, Telemetry, TrafficPolicy, User,
 };
 pub use pod::Pod;
 pub use status::{Condition, ConditionStatus, Endpoint, KeyState, MqttBrokerStatus};

@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits::{Limits, Rate};
 use super::pod::Pod;
 use super::status::MqttBrokerStatus;
 // `KubeSchema` brings a `Rule` of its own into scope, for the validations.
@@ -225,6 +226,10 @@ pub struct Auth {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
     pub deny: Vec<AclRule>,
+    /// Denied publications after which a client is disconnected, where its version has no other answer; default `3/10s`:
+    /// the third within ten seconds. 0 disconnects at the first, -1 never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deny_budget: Option<Rate>,
     /// What a client without any credentials may do; absent means that it may not connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anonymous: Option<Anonymous>,
@@ -314,33 +319,6 @@ pub struct Group {
 pub struct Anonymous {
     #[schemars(length(max = 200))]
     pub acl: Vec<AclRule>,
-}
-
-/// What keeps one client from harming the others.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Limits {
-    /// Connections at a time; default 10000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000_000))]
-    pub max_connections: Option<u32>,
-    /// Bytes of a whole packet; default `1Mi`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_packet_size: Option<Quantity>,
-    /// QoS 1 and 2 deliveries to a client that wait for its acknowledgement; default 100.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub max_inflight: Option<u16>,
-    /// Messages that wait for a session; default 100000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub max_queued_messages: Option<u32>,
-    /// Bytes that wait for a session; default `64Mi`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_queued_bytes: Option<Quantity>,
-    /// How long a session may outlive its connection; default `168h`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_expiry: Option<Duration>,
 }
 
 /// What is delivered to Elasticsearch.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::limits::{Limits, QueueFull, Rate};
 use crate::auth::settings::Settings;
 
 /// `broker.json`.
@@ -49,37 +50,6 @@ pub enum Protocol {
 pub struct BridgeAccess {
     pub listen: SocketAddr,
     pub topics: Vec<String>,
-}
-
-/// What keeps one client from harming the others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Limits {
-    /// Connections at a time.
-    pub max_connections: u32,
-    /// Bytes of a whole packet.
-    pub max_packet_size: u32,
-    /// QoS 1 and 2 deliveries to a client that wait for its acknowledgement.
-    pub max_inflight: u16,
-    /// Messages that wait for a session.
-    pub max_queued_messages: u32,
-    /// Bytes that wait for a session.
-    pub max_queued_bytes: u64,
-    /// Seconds that a session may outlive its connection.
-    pub session_expiry: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: 10_000,
-            max_packet_size: 1024 * 1024,
-            max_inflight: 100,
-            max_queued_messages: 100_000,
-            max_queued_bytes: 64 * 1024 * 1024,
-            session_expiry: 7 * 24 * 3600,
-        }
-    }
 }
 
 /// `users.json`.

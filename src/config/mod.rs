@@ -6,6 +6,7 @@
 pub mod bridge;
 pub mod broker;
 pub mod files;
+pub mod limits;
 pub mod report;
 
 /// The format that this version writes and reads.

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::api::manifest::{self, Manifest};
 use crate::config::bridge::{Elasticsearch, Sink};
 use crate::plan::{self, Plan};
+use crate::process::memory;
 
 pub use error::Error;
 pub use run::{Running, start};
@@ -97,7 +98,11 @@ fn choose(manifest: &Manifest, options: &Options) -> Result<Plan, Error> {
     {
         return Err(Error::Namespace { path: file(), has: has.clone(), asked: asked.clone() });
     }
-    let plan = plan::plan(&object).map_err(|source| Error::Plan { path: file(), source })?;
+    let mut plan = plan::plan(&object).map_err(|source| Error::Plan { path: file(), source })?;
+    if object.spec.limits.max_memory.is_none() {
+        // Here is no container: other programs have their share of the machine.
+        plan.broker.limits.max_memory = memory::available().map(|bytes| bytes / 2);
+    }
     if !is_label(&plan.namespace) {
         return Err(Error::NamespaceName { path: file(), namespace: plan.namespace });
     }

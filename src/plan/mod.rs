@@ -3,6 +3,7 @@
 //! Used by the operator and by `up`. The addresses are those inside a pod; `up` replaces them, and the sink, and nothing
 //! else. May name `api`, `auth`, `config`, `mqtt`.
 
+mod limits;
 pub mod names;
 mod rules;
 mod units;
@@ -14,6 +15,7 @@ use crate::api::{self, MqttBroker, MqttBrokerSpec};
 use crate::auth::settings;
 use crate::config::{FORMAT, bridge, broker};
 
+pub use limits::DEFAULT_MEMORY;
 pub use names::Names;
 
 /// Where the broker's probes, metrics and report are served in a pod.
@@ -128,7 +130,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         listeners: listeners(&spec.listeners)?,
         admin: everywhere(BROKER_ADMIN_PORT),
         auth: settings(&namespace, &name, &spec.auth)?,
-        limits: limits(&spec.limits)?,
+        limits: limits::limits(spec)?,
         bridge: bridge
             .as_ref()
             .map(|bridge| broker::BridgeAccess { listen: bridge.broker, topics: bridge.topics.clone() }),
@@ -276,32 +278,6 @@ fn users(names: &Names, users: &[api::User]) -> Result<Vec<UserPlan>, Invalid> {
         planned.push(UserPlan { name: user.name.clone(), secret_name: names.user_secret(&user.name), password });
     }
     Ok(planned)
-}
-
-fn limits(limits: &api::Limits) -> Result<broker::Limits, Invalid> {
-    let default = broker::Limits::default();
-    let field = |name: &str| format!("spec.limits.{name}");
-    let packet =
-        units::bytes_or(&field("maxPacketSize"), limits.max_packet_size.as_ref(), u64::from(default.max_packet_size))?;
-    // The upper bound is the protocol's: a remaining length of 268,435,455 bytes and a header of five.
-    if !(1024..=268_435_460).contains(&packet) {
-        return Err(Invalid::new(field("maxPacketSize"), "must be between 1Ki and 268435460"));
-    }
-    let expiry =
-        units::seconds_or(&field("sessionExpiry"), limits.session_expiry.as_ref(), default.session_expiry.into())?;
-    Ok(broker::Limits {
-        max_connections: limits.max_connections.unwrap_or(default.max_connections),
-        max_packet_size: packet as u32,
-        max_inflight: limits.max_inflight.unwrap_or(default.max_inflight).max(1),
-        max_queued_messages: limits.max_queued_messages.unwrap_or(default.max_queued_messages),
-        max_queued_bytes: units::bytes_or(
-            &field("maxQueuedBytes"),
-            limits.max_queued_bytes.as_ref(),
-            default.max_queued_bytes,
-        )?,
-        session_expiry: u32::try_from(expiry)
-            .map_err(|_| Invalid::new(field("sessionExpiry"), "must be at most 4294967295 seconds"))?,
-    })
 }
 
 fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bridge::Bridge, Invalid> {

@@ -27,7 +27,9 @@ fn empty_spec_is_one_closed_broker() {
     assert_eq!(plan.broker.auth.jwt.acl_claim, "acl");
     assert_eq!(plan.broker.auth.anonymous, None);
     assert_eq!(plan.broker.bridge, None);
-    assert_eq!(plan.broker.limits, broker::Limits::default());
+    // The default container may use 512Mi.
+    let limits = broker::Limits { max_memory: Some(384 << 20), ..broker::Limits::default() };
+    assert_eq!(plan.broker.limits, limits);
     assert_eq!(plan.service.type_, api::ServiceType::LoadBalancer);
 }
 
@@ -64,6 +66,32 @@ fn limits_are_read_as_users_write_them() {
     assert_eq!(plan.broker.limits.max_packet_size, 65536);
     assert_eq!(plan.broker.limits.max_queued_bytes, 1_048_576);
     assert_eq!(plan.broker.limits.session_expiry, 5400);
+}
+
+#[test]
+fn rates_and_their_special_numbers_are_read_as_users_write_them() {
+    let spec = "auth: {denyBudget: 5/1m}
+limits: {connectRate: 0, connectRatePerAddress: 20/s, messageRate: 100/10s, byteRate: 1Mi/s, maxKeepAlive: 10m, queueFull: refuse}";
+    let limits = plan_of(spec).unwrap().broker.limits;
+    let rate = |amount, seconds| Some(broker::Rate { amount, seconds });
+    assert_eq!(limits.deny_budget, rate(5, 60));
+    assert_eq!((limits.connect_rate, limits.connect_rate_per_address), (None, rate(20, 1)));
+    assert_eq!((limits.message_rate, limits.byte_rate), (rate(100, 10), rate(1 << 20, 1)));
+    assert_eq!((limits.max_keep_alive, limits.queue_full), (Some(600), broker::QueueFull::Refuse));
+    assert_eq!(plan_of("auth: {denyBudget: -1}").unwrap().broker.limits.deny_budget, None);
+    assert_eq!(plan_of("auth: {denyBudget: 0}").unwrap().broker.limits.deny_budget, rate(0, 1));
+}
+
+#[test]
+fn the_memory_ceiling_follows_the_container() {
+    for (spec, ceiling) in [
+        ("pod: {resources: {limits: {memory: 1Gi}}}", Some(768 << 20)),
+        ("pod: {resources: {requests: {memory: 1Gi}}}", None),
+        ("{limits: {maxMemory: 100Mi}, pod: {resources: {limits: {memory: 1Gi}}}}", Some(100 << 20)),
+        ("limits: {maxMemory: 0}", None),
+    ] {
+        assert_eq!(plan_of(spec).unwrap().broker.limits.max_memory, ceiling, "{spec}");
+    }
 }
 
 #[test]
@@ -115,6 +143,13 @@ fn what_cannot_be_is_refused_with_the_field() {
         (
             "auth: {jwt: {maxTokenTtl: 1d}}",
             "spec.auth.jwt.maxTokenTtl: \"1d\" is not a duration such as 8760h or 1h30m",
+        ),
+        ("limits: {messageRate: 100}", "spec.limits.messageRate: \"100\" is not a rate such as 100/s, 3/10s or 1Mi/s"),
+        ("limits: {connectTimeout: 1h}", "spec.limits.connectTimeout: must be between 1s and 300s"),
+        ("limits: {maxMemory: 1Mi}", "spec.limits.maxMemory: must be at least 32Mi, or 0 for no limit"),
+        (
+            "pod: {resources: {limits: {memory: much}}}",
+            "spec.pod.resources.limits.memory: \"much\" is not an amount such as 512Mi",
         ),
         ("limits: {maxPacketSize: 1Gi}", "spec.limits.maxPacketSize: must be between 1Ki and 268435460"),
     ] {

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod listen;
 pub mod logs;
+pub mod memory;
 pub mod shutdown;
 
 pub use admin::{Admin, Readiness};

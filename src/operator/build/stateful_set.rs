@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::api::MqttBroker;
 use crate::config::files::{Etc, STATE_IN_POD};
-use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, Plan};
+use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, DEFAULT_MEMORY, Plan};
 
 /// The name of the broker's container.
 pub const BROKER_CONTAINER: &str = "broker";
@@ -93,7 +93,7 @@ fn broker(plan: &Plan, image: &str) -> Container {
         image: Some(image.into()),
         command: Some(command("mqtt-broker", &["--etc", Etc::IN_POD])),
         ports: Some(ports),
-        resources: Some(plan.pod.resources.clone().unwrap_or_else(|| resources("50m", "128Mi", "512Mi"))),
+        resources: Some(plan.pod.resources.clone().unwrap_or_else(|| resources("50m", "128Mi", DEFAULT_MEMORY))),
         volume_mounts: Some(mounts),
         readiness_probe: Some(Probe {
             period_seconds: Some(2),
