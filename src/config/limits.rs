@@ -22,8 +22,8 @@ pub struct Limits {
     pub max_sessions: u32,
     /// Bytes of a client identifier.
     pub max_client_id_length: u16,
-    /// Seconds of the longest keep alive.
-    pub max_keep_alive: Option<u16>,
+    /// Seconds of the longest keep alive; 0 is no cap.
+    pub max_keep_alive: u16,
     /// Seconds that a session may outlive its connection.
     pub session_expiry: u32,
     /// Bytes of a whole packet.
@@ -90,7 +90,7 @@ impl Default for Limits {
             max_connect_size: 128 * 1024,
             max_sessions: 100_000,
             max_client_id_length: 256,
-            max_keep_alive: None,
+            max_keep_alive: 0,
             session_expiry: 7 * 24 * 3600,
             max_packet_size: 1024 * 1024,
             max_properties: 64,

@@ -94,15 +94,11 @@ fn connect_timeout(limits: &api::Limits, default: u32) -> Result<u32, Invalid> {
     Ok(timeout)
 }
 
-fn max_keep_alive(limits: &api::Limits) -> Result<Option<u16>, Invalid> {
+fn max_keep_alive(limits: &api::Limits) -> Result<u16, Invalid> {
     let longest = seconds("maxKeepAlive", limits.max_keep_alive.as_ref(), 0)?;
-    match u16::try_from(longest) {
-        Ok(0) => Ok(None),
-        Ok(longest) => Ok(Some(longest)),
-        Err(_) => {
-            Err(Invalid::new(field("maxKeepAlive"), "must be at most 65535 seconds, the longest keep alive of MQTT"))
-        }
-    }
+    u16::try_from(longest).map_err(|_| {
+        Invalid::new(field("maxKeepAlive"), "must be at most 65535 seconds, the longest keep alive of MQTT")
+    })
 }
 
 /// What the object says, else three quarters of what its container may use: the rest is for the allocator, for threads

@@ -77,7 +77,7 @@ limits: {connectRate: 0, connectRatePerAddress: 20/s, messageRate: 100/10s, byte
     assert_eq!(limits.deny_budget, rate(5, 60));
     assert_eq!((limits.connect_rate, limits.connect_rate_per_address), (None, rate(20, 1)));
     assert_eq!((limits.message_rate, limits.byte_rate), (rate(100, 10), rate(1 << 20, 1)));
-    assert_eq!((limits.max_keep_alive, limits.queue_full), (Some(600), broker::QueueFull::Refuse));
+    assert_eq!((limits.max_keep_alive, limits.queue_full), (600, broker::QueueFull::Refuse));
     assert_eq!(plan_of("auth: {denyBudget: -1}").unwrap().broker.limits.deny_budget, None);
     assert_eq!(plan_of("auth: {denyBudget: 0}").unwrap().broker.limits.deny_budget, rate(0, 1));
 }
