@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::backpressure::Hold;
 use super::counters::Turn;
+use super::events;
 use super::mailbox::{Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
@@ -91,6 +92,9 @@ pub struct Connection<S> {
     pub(super) successors: Vec<oneshot::Sender<()>>,
 }
 
+/// How the log says that the client ended it.
+const GOODBYE: &str = "the client disconnected";
+
 /// Why a connection ends, and how.
 #[derive(Debug)]
 pub struct Closing {
@@ -98,29 +102,40 @@ pub struct Closing {
     pub reason: Option<ReasonCode>,
     /// Whether the will is published.
     pub will: bool,
+    /// The normative id of the statement that the client broke.
+    pub violation: Option<&'static str>,
     pub log: Cow<'static, str>,
 }
 
 impl Closing {
     /// The client said goodbye.
     pub fn goodbye(will: bool) -> Self {
-        Self { reason: None, will, log: "the client disconnected".into() }
+        Self { reason: None, will, violation: None, log: GOODBYE.into() }
     }
 
     /// The connection broke.
     pub fn lost(log: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: None, will: true, log: log.into() }
+        Self { reason: None, will: true, violation: None, log: log.into() }
     }
 
     /// The broker ends it.
     pub fn because(reason: ReasonCode, log: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: Some(reason), will: true, log: log.into() }
+        Self { reason: Some(reason), will: true, violation: None, log: log.into() }
+    }
+
+    /// Why, as one of a closed set.
+    pub fn label(&self) -> &'static str {
+        match self.reason {
+            Some(reason) => reason.text(),
+            None if self.log == GOODBYE => "goodbye",
+            None => "connection lost",
+        }
     }
 }
 
 impl From<Violation> for Closing {
     fn from(violation: Violation) -> Self {
-        Self::because(violation.reason(), violation.to_string())
+        Self { violation: Some(violation.id()), ..Self::because(violation.reason(), violation.to_string()) }
     }
 }
 
@@ -382,15 +397,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// The end: the client is told why, the session goes back, the will is sent.
     async fn finish(mut self: Box<Self>, closing: Closing) {
-        let Closing { reason, will, log } = closing;
-        tracing::info!(client_id = %self.peer.client_id, principal = %self.peer.identity.principal, reason = %log, "disconnected");
-        if let Some(reason) = reason {
-            if is_violation(reason) {
-                self.shared.counters.violations.add(1);
-            }
-            if self.peer.version == Version::V5 {
-                self.send_disconnect(reason, &log);
-            }
+        events::disconnected(&self.shared, &self.peer, &closing);
+        let Closing { reason, will, log, .. } = closing;
+        if let (Some(code), Version::V5) = (reason, self.peer.version) {
+            self.send_disconnect(code, &log);
         }
         self.release_hold();
         let expiry = if self.peer.identity.principal == Principal::Anonymous { 0 } else { self.peer.session_expiry };
@@ -416,18 +426,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let shutdown = std::future::poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx));
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), shutdown).await;
     }
-}
-
-fn is_violation(reason: ReasonCode) -> bool {
-    matches!(
-        reason,
-        ReasonCode::MALFORMED_PACKET
-            | ReasonCode::PROTOCOL_ERROR
-            | ReasonCode::PACKET_TOO_LARGE
-            | ReasonCode::TOPIC_NAME_INVALID
-            | ReasonCode::TOPIC_ALIAS_INVALID
-            | ReasonCode::RECEIVE_MAXIMUM_EXCEEDED
-    )
 }
 
 /// A plain acknowledgement.

@@ -1,14 +1,17 @@
 //! What the broker counts. Connections add up their own figures and hand them over once per turn.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use std::sync::Arc;
 
 use super::Shared;
+use crate::mqtt::Version;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -26,17 +29,77 @@ impl Count {
     }
 }
 
+/// Numbers that only grow, by a label from a closed set. For what is rare: each addition takes a lock.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Tally {
+    pub fn add(&self, label: &'static str) {
+        self.add_many(label, 1);
+    }
+
+    pub fn add_many(&self, label: &'static str, n: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(label).or_default() += n;
+    }
+
+    /// The labels that occurred, with their numbers.
+    pub fn get(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+}
+
+/// A listener, and what came through it.
+#[derive(Debug)]
+pub struct Gate {
+    pub name: Box<str>,
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// The bridge's.
+    pub internal: bool,
+    pub refused: Count,
+    /// Connections since the start, by version.
+    pub connects: [Count; Version::ALL.len()],
+    /// Connections now, by version.
+    pub connections: [AtomicU64; Version::ALL.len()],
+}
+
+impl Gate {
+    pub fn new(name: &str, address: SocketAddr, internal: bool) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            internal,
+            refused: Count::default(),
+            connects: Default::default(),
+            connections: Default::default(),
+        }
+    }
+}
+
 /// Since the start of the broker.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub connections: AtomicU64,
     pub connected: Count,
-    pub refused: Count,
-    pub violations: Count,
     pub received: Count,
     pub sent: Count,
     pub dropped: Count,
-    pub denied: Count,
+    /// By action.
+    pub denied: Tally,
+    /// Connections that did not come about, by reason.
+    pub refusals: Tally,
+    /// Connections that ended, by reason.
+    pub disconnects: Tally,
+    /// Broken statements of the specification, by id.
+    pub violations: Tally,
+    /// Clients that were let in, by method.
+    pub authentications: Tally,
+    /// Lines that the log did not take, by kind.
+    pub suppressed: Tally,
 }
 
 /// The counters of one turn of one connection.
@@ -45,7 +108,6 @@ pub struct Turn {
     pub received: u64,
     pub sent: u64,
     pub dropped: u64,
-    pub denied: u64,
 }
 
 impl Counters {
@@ -54,7 +116,6 @@ impl Counters {
         self.received.add(turn.received);
         self.sent.add(turn.sent);
         self.dropped.add(turn.dropped);
-        self.denied.add(turn.denied);
         *turn = Turn::default();
     }
 }
@@ -68,12 +129,12 @@ impl Collector for Metrics {
         let c = &self.0.counters;
         let counters = [
             ("mqtt_connects", "Connections accepted", c.connected.get()),
-            ("mqtt_connects_refused", "Connections refused", c.refused.get()),
-            ("mqtt_protocol_violations", "Connections closed because of what the client sent", c.violations.get()),
+            ("mqtt_connects_refused", "Connections refused", c.refusals.total()),
+            ("mqtt_protocol_violations", "Connections closed because of what the client sent", c.violations.total()),
             ("mqtt_messages_received", "Publications received from clients", c.received.get()),
             ("mqtt_messages_sent", "Publications sent to clients", c.sent.get()),
             ("mqtt_messages_dropped", "Messages that a limit cost", c.dropped.get()),
-            ("mqtt_messages_denied", "Publications that no rule allowed", c.denied.get()),
+            ("mqtt_messages_denied", "Publications that no rule allowed", c.denied.total()),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

@@ -5,6 +5,8 @@ use std::io::Write;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection};
+use super::denies::Action;
+use super::events;
 use super::router::Subscriber;
 use super::unix_millis;
 use crate::auth::Principal;
@@ -42,11 +44,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         identifier: Option<u32>,
     ) -> ReasonCode {
         if !self.peer.grants.may_subscribe(filter.filter, filter.share, options.qos) {
-            self.turn.denied += 1;
-            tracing::warn!(
-                client_id = %self.peer.client_id, principal = %self.peer.identity.principal, filter = text,
-                qos = options.qos as u8, "subscription denied"
-            );
+            let principal = &self.peer.identity.principal;
+            events::denied(&self.shared, &self.peer.client_id, principal, Action::Subscribe, text);
             return ReasonCode::NOT_AUTHORIZED;
         }
         self.session.subscriptions.insert(text.into(), Subscription { options, identifier });

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::connection::{Connection, Peer};
 use super::counters::Turn;
+use super::denies::Action;
+use super::events::{self, Arrival};
 use super::outbox::Outbox;
 use super::publish::Publisher;
 use super::registry::Claim;
@@ -42,11 +44,33 @@ pub enum NoConnection {
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error("{client_id:?} was refused: {}", refusal.log)]
-    Refused { client_id: String, refusal: Refusal },
+    Refused {
+        client_id: String,
+        /// Whether there were any credentials.
+        presented: bool,
+        refusal: Refusal,
+    },
 }
 
-/// Reads CONNECT, finds out who it is, and answers. `internal`: the bridge's listener.
-pub async fn accept<S>(mut socket: S, shared: &Arc<Shared>, internal: bool) -> Result<Box<Connection<S>>, NoConnection>
+impl NoConnection {
+    /// Why, as one of a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::TooSlow => "too slow",
+            Self::Closed => "closed",
+            Self::Io(_) => "connection lost",
+            Self::Violation(violation) => violation.reason().text(),
+            Self::Refused { refusal, .. } => refusal.code.text(),
+        }
+    }
+}
+
+/// Reads CONNECT, finds out who it is, and answers.
+pub async fn accept<S>(
+    mut socket: S,
+    shared: &Arc<Shared>,
+    arrival: &Arrival,
+) -> Result<Box<Connection<S>>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -61,14 +85,18 @@ where
             return Err(violation.into());
         }
     };
-    match admit(shared, &connect, internal).await {
+    match admit(shared, &connect, arrival).await {
         Ok((peer, claim, will)) => {
             let rest = bytes[length..].to_vec();
+            events::connected(shared, &peer, arrival, claim.stored.is_some());
             Ok(establish(socket, shared, &connect, peer, claim, will, rest))
         }
         Err(refusal) => {
             refuse(&mut socket, connect.version, &refusal).await;
-            Err(NoConnection::Refused { client_id: connect.client_id.to_owned(), refusal })
+            let presented = connect.username.is_some()
+                || connect.password.is_some()
+                || connect.properties.authentication_method.is_some();
+            Err(NoConnection::Refused { client_id: connect.client_id.to_owned(), presented, refusal })
         }
     }
 }
@@ -96,15 +124,15 @@ async fn read_connect<S: AsyncRead + Unpin>(socket: &mut S) -> Result<(Vec<u8>, 
 async fn admit(
     shared: &Arc<Shared>,
     connect: &Connect<'_>,
-    internal: bool,
+    arrival: &Arrival,
 ) -> Result<(Peer, Claim, Option<Will>), Refusal> {
     let client_id: Arc<str> = match connect.client_id {
         "" => format!("auto-{}", ulid::Ulid::generate()).into(),
         id => id.into(),
     };
-    let identity = authenticate(shared, connect, &client_id, internal).await?;
+    let identity = authenticate(shared, connect, &client_id, arrival.gate.internal).await?;
     let grants = shared.policy.load().grants(&identity, &client_id);
-    let will = will(connect, &grants, &client_id)?;
+    let will = will(shared, connect, &identity, &grants, &client_id)?;
     let clean_start = connect.clean_start || identity.principal == Principal::Anonymous;
     let claim = shared.claim(&client_id, &identity, clean_start).await.map_err(|_| Refusal {
         code: ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
@@ -191,20 +219,27 @@ impl Passwords {
 }
 
 /// Checks the will at CONNECT; it is checked again when it is sent.
-fn will(connect: &Connect<'_>, grants: &Grants, client_id: &Arc<str>) -> Result<Option<Will>, Refusal> {
+fn will(
+    shared: &Shared,
+    connect: &Connect<'_>,
+    identity: &Identity,
+    grants: &Grants,
+    client_id: &Arc<str>,
+) -> Result<Option<Will>, Refusal> {
     let Some(asked) = &connect.will else { return Ok(None) };
     let refusal = |code, return_code, log: String| Refusal { code, return_code, log, public: None };
     if let Err(violation) = topic::check_name(asked.topic) {
         return Err(refusal(ReasonCode::TOPIC_NAME_INVALID, 5, format!("will: {violation}")));
     }
     if !grants.may_publish(asked.topic, asked.qos, asked.retain) {
+        events::denied(shared, client_id, &identity.principal, Action::Will, asked.topic);
         // Names of the broker's own are not acceptable from anyone.
         let code =
             if asked.topic.starts_with('$') { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };
         return Err(refusal(code, 5, format!("may not publish its will to {:?}", asked.topic)));
     }
     let origin = Origin { id: ulid::Ulid::generate().0, client_id: client_id.clone(), received_at: 0 };
-    Ok(Some(Will::new(asked, connect.version, grants, origin)))
+    Ok(Some(Will::new(asked, connect.version, &identity.principal, grants, origin)))
 }
 
 /// Builds the connection, its CONNACK already in the outbox.
@@ -252,10 +287,6 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn greet(&mut self, connect: &Connect<'_>, session_present: bool) {
         let client_id = self.peer.client_id.clone();
-        tracing::info!(
-            client_id = %client_id, principal = %self.peer.identity.principal, method = self.peer.identity.method(),
-            version = ?self.peer.version, session_present, "connected"
-        );
         let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
         let properties = ConnAckProperties {
             session_expiry: (asked_expiry != self.peer.session_expiry).then_some(self.peer.session_expiry),

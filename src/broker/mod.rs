@@ -8,8 +8,11 @@ mod backpressure;
 mod connection;
 mod counters;
 mod deliver;
+mod denies;
 mod documents;
+mod events;
 mod handshake;
+mod limiter;
 mod listener;
 mod mailbox;
 mod outbox;
@@ -22,7 +25,7 @@ mod will;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -38,8 +41,9 @@ use crate::config::report;
 use crate::mqtt::ReasonCode;
 use crate::process::{self, Shutdown, admin};
 use crate::store::{Message, Store};
-use counters::{Counters, Metrics};
+use counters::{Counters, Gate, Metrics};
 use documents::DocumentError;
+use events::{Arrival, Events};
 use handshake::Passwords;
 use registry::Registry;
 use router::Router;
@@ -67,6 +71,9 @@ struct Shared {
     registry: Registry,
     store: Store,
     counters: Counters,
+    events: Events,
+    /// The listeners, in the order of the configuration; the bridge's is the last.
+    gates: Mutex<Vec<Arc<Gate>>>,
     passwords: Passwords,
     started: Instant,
 }
@@ -98,7 +105,7 @@ impl Shared {
             messages_received: c.received.get(),
             messages_sent: c.sent.get(),
             messages_dropped: c.dropped.get(),
-            messages_denied: c.denied.get(),
+            messages_denied: c.denied.total(),
         }
     }
 }
@@ -138,6 +145,8 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         registry: Registry::default(),
         store: Store::default(),
         counters: Counters::default(),
+        events: Events::new(0),
+        gates: Mutex::default(),
         passwords: Passwords::new(),
         started: Instant::now(),
     });
@@ -152,6 +161,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         internal = Some(listen("bridge", bridge.listen, &shared, true, &shutdown, &mut tasks)?);
     }
     let admin = serve_admin(config.admin, &shared, &shutdown, &mut tasks)?;
+    tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
     tasks.spawn(documents::watch(config, etc, shared.clone(), shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }
@@ -168,7 +178,9 @@ fn listen(
     let listener = process::listen(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(name, address = %bound, "listening");
-    tasks.spawn(listener::serve(listener, shared.clone(), internal, shutdown.clone()));
+    let gate = Arc::new(Gate::new(name, bound, internal));
+    shared.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
+    tasks.spawn(listener::serve(listener, shared.clone(), gate, shutdown.clone()));
     Ok(bound)
 }
 
@@ -210,7 +222,8 @@ impl Running {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let shared = self.shared.clone();
-        async move { listener::connection(socket, peer, &shared, false).await }
+        let arrival = Arrival { address: peer, gate: Arc::new(Gate::new("socket", peer, false)) };
+        async move { listener::connection(socket, arrival, &shared).await }
     }
 
     /// Returns when the broker has stopped after its shutdown was triggered.

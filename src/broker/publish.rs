@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection};
+use super::denies::Action;
+use super::events;
 use super::router::Routes;
 use super::{Shared, unix_millis};
 use crate::auth::Grants;
@@ -175,11 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// A publication that no rule allows. MQTT 5.0 has an answer for QoS 1 and 2; everything else is dropped and counted,
     /// and closes the connection when it goes on.
     fn deny(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
-        self.turn.denied += 1;
-        tracing::warn!(
-            client_id = %self.peer.client_id, principal = %self.peer.identity.principal, topic = publish.topic,
-            qos = publish.qos as u8, retain = publish.retain, "publication denied"
-        );
+        let principal = &self.peer.identity.principal;
+        events::denied(&self.shared, &self.peer.client_id, principal, Action::Publish, publish.topic);
         let is_v5 = self.peer.version == Version::V5;
         if let (Some(packet_id), true) = (publish.packet_id, is_v5) {
             let reason_string = self.peer.problem_information.then_some("no rule allows it");

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Shared, unix_millis};
-use crate::auth::Grants;
+use super::denies::Action;
+use super::{Shared, events, unix_millis};
+use crate::auth::{Grants, Principal};
 use crate::mqtt::Version;
 use crate::mqtt::packet::{Publish, Will as Asked};
 use crate::mqtt::property::PublishProperties;
@@ -19,11 +20,12 @@ pub struct Will {
     /// Between the loss of the connection and the publication.
     pub delay: Duration,
     grants: Grants,
+    principal: Principal,
 }
 
 impl Will {
     /// Copies the will out of CONNECT. `origin` tells where it will come from; its time is set when it is sent.
-    pub fn new(asked: &Asked<'_>, version: Version, grants: &Grants, origin: Origin) -> Self {
+    pub fn new(asked: &Asked<'_>, version: Version, principal: &Principal, grants: &Grants, origin: Origin) -> Self {
         let expiry = asked.properties.publish.message_expiry;
         let properties = PublishProperties { message_expiry: None, ..asked.properties.publish.clone() };
         let publish = Publish {
@@ -37,16 +39,23 @@ impl Will {
         };
         let message = Message::new(&publish, asked.topic, 0, Some(Box::new(origin)));
         let delay = if version == Version::V5 { asked.properties.delay.unwrap_or(0) } else { 0 };
-        Self { message, expiry, delay: Duration::from_secs(delay.into()), grants: grants.clone() }
+        Self {
+            message,
+            expiry,
+            delay: Duration::from_secs(delay.into()),
+            grants: grants.clone(),
+            principal: principal.clone(),
+        }
     }
 }
 
 /// Publishes a will, if its client may still publish there.
 pub fn publish(shared: &Shared, will: Will) {
-    let Will { mut message, expiry, grants, .. } = will;
+    let Will { mut message, expiry, grants, principal, .. } = will;
     if !grants.may_publish(message.topic(), message.qos, message.retain) {
-        shared.counters.denied.add(1);
-        tracing::warn!(topic = message.topic(), "will not sent: its client may not publish there");
+        if let Some(origin) = &message.origin {
+            events::denied(shared, &origin.client_id, &principal, Action::Will, message.topic());
+        }
         return;
     }
     let now = unix_millis();

@@ -136,7 +136,9 @@ impl One {
 /// Whether a CONNECT is answered. That a stranger is refused is an answer too.
 async fn serves(host: &str, port: u16) -> bool {
     let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let options = client::Options::new(address, "");
+    // A name of its own for each: probes do not displace each other where anonymous clients are allowed.
+    let client_id = format!("{}{}-{port}", crate::config::PROBE, std::process::id());
+    let options = client::Options::new(address, client_id);
     let answer = tokio::time::timeout(PATIENCE, client::connect(&options)).await;
     match answer {
         Ok(Ok((client, ..))) => {

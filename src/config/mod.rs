@@ -9,5 +9,9 @@ pub mod files;
 pub mod limits;
 pub mod report;
 
+/// How the client id of a probe begins, which presents nothing and asks only whether a broker answers. It is counted like
+/// everybody, and leaves no line in the log.
+pub const PROBE: &str = "mqttctl-probe-";
+
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;

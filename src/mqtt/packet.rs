@@ -21,6 +21,18 @@ pub enum Version {
 }
 
 impl Version {
+    /// All of them, oldest first.
+    pub const ALL: [Self; 3] = [Self::V31, Self::V311, Self::V5];
+
+    /// The version's number, as in `3.1.1`.
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::V31 => "3.1",
+            Self::V311 => "3.1.1",
+            Self::V5 => "5.0",
+        }
+    }
+
     /// The protocol level that CONNECT carries.
     pub fn level(self) -> u8 {
         match self {

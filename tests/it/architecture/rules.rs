@@ -43,6 +43,8 @@ const PURE: &[&str] = &[
     "src/bridge/document.rs",
     "src/bridge/outcome.rs",
     "src/bridge/template.rs",
+    "src/broker/denies.rs",
+    "src/broker/limiter.rs",
     "src/broker/router.rs",
     "src/operator/build/",
     "src/operator/status/",

@@ -1,0 +1,161 @@
+//! What happens to clients, told in one place: counted, logged at a bounded rate, and, if it was a deny, kept.
+//!
+//! Whoever refuses, ends or denies something calls a function here instead of writing a line: a flood then costs a
+//! counter and not a log.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::connection::{Closing, Peer};
+use super::counters::Gate;
+use super::denies::{Action, Denies, Deny, shorten};
+use super::handshake::NoConnection;
+use super::limiter::{Kind, Limiter};
+use super::{Shared, unix_millis};
+use crate::auth::Principal;
+use crate::config::PROBE;
+use crate::process::Shutdown;
+
+/// How often the number of lines that were left out is told.
+const TELL_SUPPRESSED: Duration = Duration::from_secs(10);
+
+/// Where a client comes from.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The client's own address, which behind a proxy is not that of the socket.
+    pub address: SocketAddr,
+    /// The listener that it came through.
+    pub gate: Arc<Gate>,
+}
+
+/// What is kept of events.
+#[derive(Debug)]
+pub struct Events {
+    limiter: Mutex<Limiter>,
+    pub denies: Mutex<Denies>,
+    /// Random per process, so that nobody chooses a client id to share another's rate.
+    hashes: RandomState,
+}
+
+impl Events {
+    pub fn new(now: u64) -> Self {
+        Self { limiter: Mutex::new(Limiter::new(now)), denies: Mutex::default(), hashes: RandomState::new() }
+    }
+}
+
+/// Whether a line of this kind about `subject` (a client id, an address) may be written now.
+pub fn admits(shared: &Shared, kind: Kind, subject: &(impl Hash + ?Sized)) -> bool {
+    let subject = shared.events.hashes.hash_one(subject);
+    shared.events.limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(kind, subject, shared.now())
+}
+
+/// A client was given its CONNACK.
+pub fn connected(shared: &Shared, peer: &Peer, arrival: &Arrival, session_present: bool) {
+    let Peer { client_id, identity, version, .. } = peer;
+    shared.counters.authentications.add(identity.method());
+    let principal = &identity.principal;
+    if is_probe(client_id, principal) {
+        tracing::debug!(%client_id, address = %arrival.address, "connected");
+    } else if admits(shared, Kind::Connected, client_id) {
+        tracing::info!(
+            %client_id, %principal, method = identity.method(), ?version, session_present, address = %arrival.address,
+            listener = %arrival.gate.name, "connected"
+        );
+    }
+}
+
+/// A connection has ended.
+pub fn disconnected(shared: &Shared, peer: &Peer, closing: &Closing) {
+    let Peer { client_id, identity, .. } = peer;
+    let (principal, reason) = (&identity.principal, &closing.log);
+    shared.counters.disconnects.add(closing.label());
+    if let Some(id) = closing.violation {
+        shared.counters.violations.add(id);
+        if admits(shared, Kind::Violation, client_id) {
+            tracing::warn!(%client_id, %principal, %reason, "disconnected");
+        }
+    } else if is_probe(client_id, principal) {
+        tracing::debug!(%client_id, %reason, "disconnected");
+    } else if admits(shared, Kind::Disconnected, client_id) {
+        tracing::info!(%client_id, %principal, %reason, "disconnected");
+    }
+}
+
+/// `mqttctl endpoint` and its like ask only whether somebody answers.
+fn is_probe(client_id: &str, principal: &Principal) -> bool {
+    *principal == Principal::Anonymous && client_id.starts_with(PROBE)
+}
+
+/// A handshake did not become a connection.
+pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
+    let Arrival { address, gate } = arrival;
+    gate.refused.add(1);
+    shared.counters.refusals.add(error.label());
+    if let NoConnection::Violation(violation) = error {
+        shared.counters.violations.add(violation.id());
+    }
+    let (kind, quiet) = match error {
+        // Probes and scanners: every load balancer opens and closes connections all day.
+        NoConnection::Closed | NoConnection::Io(_) => (Kind::Refused, true),
+        NoConnection::Violation(_) => (Kind::Violation, false),
+        NoConnection::TooSlow => (Kind::Refused, false),
+        NoConnection::Refused { client_id, presented, .. } => {
+            (Kind::Refused, !presented && client_id.starts_with(PROBE))
+        }
+    };
+    if quiet {
+        tracing::debug!(%address, listener = %gate.name, %error, "not connected");
+    } else if admits(shared, kind, &address.ip()) {
+        tracing::warn!(%address, listener = %gate.name, %error, "not connected");
+    }
+}
+
+/// A connection was refused before anything was read from it; `reason` is one of a closed set, and becomes a label.
+pub fn turned_away(shared: &Shared, arrival: &Arrival, reason: &'static str) {
+    let Arrival { address, gate } = arrival;
+    gate.refused.add(1);
+    shared.counters.refusals.add(reason);
+    if admits(shared, Kind::Refused, &address.ip()) {
+        tracing::warn!(%address, listener = %gate.name, reason, "refused");
+    }
+}
+
+/// No rule allows what a client asks for. `topic` is its filter, if it wants to subscribe.
+pub fn denied(shared: &Shared, client_id: &Arc<str>, principal: &Principal, action: Action, topic: &str) {
+    shared.counters.denied.add(action.name());
+    let topic = shorten(topic);
+    let why = "no rule allows it";
+    let deny = Deny {
+        number: 0,
+        at: unix_millis(),
+        client_id: client_id.clone(),
+        principal: principal.to_string().into(),
+        action,
+        topic: topic.into(),
+        why,
+    };
+    shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner).push(deny);
+    if admits(shared, Kind::Denied, client_id) {
+        tracing::warn!(%client_id, %principal, action = action.name(), topic, why, "denied");
+    }
+}
+
+/// Tells, until shutdown, how many lines were left out.
+pub async fn tell_suppressed(shared: Arc<Shared>, shutdown: Shutdown) {
+    loop {
+        let stop = tokio::select! {
+            () = tokio::time::sleep(TELL_SUPPRESSED) => false,
+            () = shutdown.wait() => true,
+        };
+        let suppressed = shared.events.limiter.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
+        for (kind, suppressed) in suppressed {
+            shared.counters.suppressed.add_many(kind.name(), suppressed);
+            tracing::warn!(kind = kind.name(), suppressed, "log lines were left out");
+        }
+        if stop {
+            return;
+        }
+    }
+}
