@@ -134,7 +134,7 @@ impl Collector for Metrics {
             ("mqtt_messages_received", "Publications received from clients", c.received.get()),
             ("mqtt_messages_sent", "Publications sent to clients", c.sent.get()),
             ("mqtt_messages_dropped", "Messages that a limit cost", c.dropped.get()),
-            ("mqtt_messages_denied", "Publications that no rule allowed", c.denied.total()),
+            ("mqtt_messages_denied", "Publications, subscriptions and wills that no rule allowed", c.denied.total()),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

@@ -18,7 +18,7 @@ pub struct Broker {
     /// Messages received from clients, and sent to them, since the start.
     pub messages_received: u64,
     pub messages_sent: u64,
-    /// Messages dropped by a limit, and publications refused by a rule, since the start.
+    /// Messages dropped by a limit, and what no rule allowed (publications, subscriptions, wills), since the start.
     pub messages_dropped: u64,
     pub messages_denied: u64,
 }

@@ -297,7 +297,7 @@ async fn rules_decide_publications_subscriptions_and_wills() {
             other => panic!("{version:?}: {other:?}"),
         }
     }
-    assert_eq!(broker.report().messages_denied, 8);
+    assert_eq!(broker.report().messages_denied, 11, "6 publications, 2 subscriptions, 3 wills");
 }
 
 #[tokio::test]
