@@ -115,8 +115,7 @@ impl Router {
     pub fn routes(&self, topic: &str) -> Routes {
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
         let mut routes = Routes { generation: self.generation(), ..Routes::default() };
-        // Wildcards at the first level do not match a `$` topic `[MQTT-4.7.2-1]`.
-        root.collect(topic.split('/'), topic.starts_with('$'), &mut routes);
+        root.collect(topic, &mut routes);
         routes
     }
 
@@ -148,46 +147,65 @@ impl Node {
     }
 
     fn remove(&mut self, levels: &[&str], below: bool, share: Option<&str>, session: u64) -> bool {
-        let Some((level, rest)) = levels.split_first() else {
-            let ends = if below { &mut self.below } else { &mut self.here };
-            return ends.remove(share, session);
-        };
-        let Some(child) = self.children.get_mut(*level) else { return false };
-        let removed = child.remove(rest, below, share, session);
-        if child.is_empty() {
-            self.children.remove(*level);
+        let end = levels.iter().try_fold(&mut *self, |node, level| node.children.get_mut(*level));
+        let Some(end) = end else { return false };
+        let ends = if below { &mut end.below } else { &mut end.here };
+        let removed = ends.remove(share, session);
+        if end.is_empty() {
+            self.prune(levels);
         }
         removed
+    }
+
+    /// Takes away the levels above an empty end that lead nowhere else.
+    fn prune(&mut self, levels: &[&str]) {
+        let (mut node, mut kept) = (&*self, 0);
+        for (depth, level) in levels.iter().enumerate() {
+            if node.children.len() > 1 || !node.here.is_empty() || !node.below.is_empty() {
+                kept = depth;
+            }
+            let Some(child) = node.children.get(*level) else { return };
+            node = child;
+        }
+        let last = levels[..kept].iter().try_fold(self, |node, level| node.children.get_mut(*level));
+        if let (Some(last), Some(level)) = (last, levels.get(kept)) {
+            last.children.remove(*level);
+        }
     }
 
     fn is_empty(&self) -> bool {
         self.children.is_empty() && self.here.is_empty() && self.below.is_empty()
     }
 
-    fn collect<'t>(&self, mut levels: impl Iterator<Item = &'t str> + Clone, dollar: bool, routes: &mut Routes) {
-        if !dollar {
-            self.below.collect(routes);
-        }
-        let Some(level) = levels.next() else { return self.here.collect(routes) };
-        if let Some(child) = self.children.get(level) {
-            child.collect_next(levels.clone(), routes);
-        }
-        if !dollar && let Some(child) = self.children.get("+") {
-            child.collect_next(levels, routes);
+    fn collect(&self, topic: &str, routes: &mut Routes) {
+        // Wildcards at the first level do not match a `$` topic `[MQTT-4.7.2-1]`.
+        let mut hidden = topic.starts_with('$');
+        let mut open = vec![(self, topic.split('/'))];
+        while let Some((node, mut levels)) = open.pop() {
+            if !hidden {
+                node.below.collect(routes);
+            }
+            let Some(level) = levels.next() else {
+                node.here.collect(routes);
+                continue;
+            };
+            if !hidden && let Some(child) = node.children.get("+") {
+                open.push((child, levels.clone()));
+            }
+            if let Some(child) = node.children.get(level) {
+                open.push((child, levels));
+            }
+            hidden = false;
         }
     }
+}
 
-    /// As [`Node::collect`] below the first level, where `$` means nothing. A function of its own, so that the iterator's
-    /// type does not nest.
-    fn collect_next<'t>(&self, levels: impl Iterator<Item = &'t str> + Clone, routes: &mut Routes) {
-        let mut levels = levels;
-        self.below.collect(routes);
-        let Some(level) = levels.next() else { return self.here.collect(routes) };
-        if let Some(child) = self.children.get(level) {
-            child.collect_next(levels.clone(), routes);
-        }
-        if let Some(child) = self.children.get("+") {
-            child.collect_next(levels, routes);
+/// Without recursion, as everything here that follows levels: a filter may have 65,536 of them.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut doomed: Vec<Node> = self.children.drain().map(|(_, node)| node).collect();
+        while let Some(mut node) = doomed.pop() {
+            doomed.extend(node.children.drain().map(|(_, node)| node));
         }
     }
 }
@@ -366,6 +384,9 @@ impl Routed {
         }
     }
 }
+
+#[cfg(test)]
+mod properties;
 
 #[cfg(test)]
 mod tests {

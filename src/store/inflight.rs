@@ -119,6 +119,9 @@ fn successor(id: u16) -> u16 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
@@ -126,7 +129,7 @@ mod tests {
     use crate::mqtt::packet::Publish;
     use crate::store::Message;
 
-    fn delivery(payload: &str, qos: QoS) -> Delivery {
+    pub(super) fn delivery(payload: &str, qos: QoS) -> Delivery {
         let publish = Publish {
             dup: false,
             qos,

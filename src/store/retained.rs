@@ -57,13 +57,16 @@ impl Retained {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::mqtt::QoS;
     use crate::mqtt::packet::Publish;
     use crate::mqtt::property::PublishProperties;
 
-    fn message(topic: &str, payload: &str, expiry: Option<u32>) -> Arc<Message> {
+    pub(super) fn message(topic: &str, payload: &str, expiry: Option<u32>) -> Arc<Message> {
         let publish = Publish {
             dup: false,
             qos: QoS::AtMostOnce,
