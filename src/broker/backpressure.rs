@@ -17,6 +17,15 @@ pub const RECHECK: u64 = 20;
 /// Bytes of withheld acknowledgements above which even a client that owes some is not read.
 const WITHHELD_MOST: usize = 64 * 1024;
 
+/// Acknowledgements that wait for a hold to end.
+#[derive(Debug, Default)]
+pub struct Withheld {
+    /// Encoded, in the order of the publications.
+    pub bytes: Vec<u8>,
+    /// How many PUBACKs are among them.
+    pub acknowledged: u32,
+}
+
 /// A subscriber that a publisher waits for.
 #[derive(Debug)]
 pub struct Hold {
@@ -37,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether the client is not read for now.
     pub(super) fn is_paused(&self) -> bool {
-        self.hold.is_some() && (self.session.inflight.is_empty() || self.withheld.len() > WITHHELD_MOST)
+        self.hold.is_some() && (self.session.inflight.is_empty() || self.withheld.bytes.len() > WITHHELD_MOST)
     }
 
     pub(super) fn check_hold(&mut self, now: u64) {
@@ -67,9 +76,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Ends the hold and queues the acknowledgements that it withheld.
     pub(super) fn release_hold(&mut self) {
         self.hold = None;
-        if !self.withheld.is_empty() {
+        if !self.withheld.bytes.is_empty() {
             let withheld = std::mem::take(&mut self.withheld);
-            self.outbox.write(|out| out.extend_from_slice(&withheld));
+            self.outbox.write(|out| out.extend_from_slice(&withheld.bytes));
+            self.session.inbound.acknowledged(withheld.acknowledged);
         }
     }
 }

@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::backpressure::Hold;
+use super::aliases;
+use super::backpressure::{Hold, Withheld};
 use super::counters::Turn;
 use super::events;
 use super::mailbox::{Command, Mailbox};
@@ -36,7 +37,7 @@ const READ: usize = 16 * 1024;
 /// Reads of one turn, so that a fast publisher does not starve others.
 const READS_PER_TURN: usize = 4;
 /// Bytes that may wait for the socket before no more deliveries are taken.
-const OUTBOX_HIGH: usize = 256 * 1024;
+pub(super) const OUTBOX_HIGH: usize = 256 * 1024;
 /// Rounds of taking and writing in one turn, so that a wide fan-out does not starve others.
 const WRITES_PER_TURN: usize = 4;
 /// A buffer of a partial packet larger than this is not kept when it is empty.
@@ -83,7 +84,13 @@ pub struct Connection<S> {
     pub(super) wakers: Vec<Waker>,
     pub(super) hold: Option<Hold>,
     /// Acknowledgements that wait for the hold to end.
-    pub(super) withheld: Vec<u8>,
+    pub(super) withheld: Withheld,
+    /// The method with which the client authenticated, if it named one.
+    pub(super) authentication_method: Option<Box<str>>,
+    /// Deliveries of an earlier connection that are still to be sent again.
+    pub(super) resend: VecDeque<PacketId>,
+    /// The aliases that the client has been given; absent where it wants none.
+    pub(super) aliases: Option<aliases::Outbound>,
     pub(super) timers: Timers,
     pub(super) turn: Turn,
     /// Whether the mailbox was empty when the last turn ended.
@@ -270,18 +277,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn handle(&mut self, packet: Packet<'_>, now: u64) -> Result<(), Closing> {
         match packet {
             Packet::Publish(publish) => return self.on_publish(&publish, now),
-            Packet::PubAck(ack) | Packet::PubComp(ack) => {
-                self.session.inflight.finish(ack.packet_id);
+            Packet::PubAck(ack) => {
+                self.session.inflight.acknowledge(ack.packet_id)?;
                 self.mailbox.made_progress(now);
             }
-            Packet::PubRec(ack) => self.on_pubrec(&ack, now),
+            Packet::PubComp(ack) => {
+                self.session.inflight.complete(ack.packet_id)?;
+                self.mailbox.made_progress(now);
+            }
+            Packet::PubRec(ack) => return self.on_pubrec(&ack, now),
             Packet::PubRel(ack) => self.on_pubrel(&ack),
             Packet::Subscribe(subscribe) => return self.on_subscribe(&subscribe),
             Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(&unsubscribe),
             Packet::PingReq => self.send(&Packet::PingResp),
             Packet::Disconnect(disconnect) => return Err(self.on_disconnect(&disconnect)),
             Packet::Connect(_) => return Err(Violation::SecondConnect.into()),
-            Packet::Auth(_) => return Err(Violation::AuthenticationMethod.into()),
+            Packet::Auth(auth) => return self.on_auth(&auth, now),
             Packet::ConnAck(_) => return Err(Violation::UnexpectedPacket { packet: "CONNACK" }.into()),
             Packet::SubAck(_) => return Err(Violation::UnexpectedPacket { packet: "SUBACK" }.into()),
             Packet::UnsubAck(_) => return Err(Violation::UnexpectedPacket { packet: "UNSUBACK" }.into()),
@@ -290,21 +301,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    fn on_pubrec(&mut self, ack: &Ack<'_>, now: u64) {
+    fn on_pubrec(&mut self, ack: &Ack<'_>, now: u64) -> Result<(), Closing> {
         self.mailbox.made_progress(now);
         let id = ack.packet_id;
         if ack.code.is_failure() {
-            self.session.inflight.finish(id);
-            return;
+            self.session.inflight.refuse(id)?;
+            return Ok(());
         }
         // A PUBREC that nobody waits for is answered too: the client then knows that the broker has forgotten it.
-        let known = self.session.inflight.received(id);
+        let known = self.session.inflight.receive(id)?;
         let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.send(&Packet::PubRel(acknowledge(id, code)));
+        Ok(())
     }
 
     fn on_pubrel(&mut self, ack: &Ack<'_>) {
-        let known = self.session.received.remove(&ack.packet_id);
+        let known = self.session.inbound.release(ack.packet_id);
         let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.send(&Packet::PubComp(acknowledge(ack.packet_id, code)));
     }
@@ -350,6 +362,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Moves what may be sent into the outbox; answers whether some of it is still to come.
     fn take_deliveries(&mut self, now: u64) -> bool {
+        if !self.resend.is_empty() {
+            return self.take_resend();
+        }
         if !self.replay.is_empty() {
             return self.take_replay();
         }

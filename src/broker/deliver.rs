@@ -4,7 +4,8 @@ use std::io::Write;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::{Closing, Connection};
+use super::aliases::Alias;
+use super::connection::{Closing, Connection, OUTBOX_HIGH};
 use super::denies::Action;
 use super::events;
 use super::router::Subscriber;
@@ -90,20 +91,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if delivery.message.expires_at.is_some_and(|at| at <= unix_millis()) {
             return;
         }
-        if !self.fits(delivery) {
+        let mut alias = self.aliases.as_mut().and_then(|aliases| aliases.of(delivery.message.topic_bytes()));
+        if let Some(Alias { alias: given, known: false }) = alias
+            && !self.fits(delivery, alias)
+        {
+            // Without the three bytes of the alias it may fit.
+            self.aliases.as_mut().into_iter().for_each(|aliases| aliases.forget(given));
+            alias = None;
+        }
+        if !self.fits(delivery, alias) {
             // At QoS 1 and 2 as if it had been delivered [MQTT-3.1.2-25].
             self.turn.dropped += 1;
             return;
         }
         let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
-        self.write_delivery(delivery, packet_id, false);
+        self.write_delivery(delivery, packet_id, false, alias);
         self.turn.sent += 1;
     }
 
-    fn fits(&self, delivery: &Delivery) -> bool {
+    fn fits(&self, delivery: &Delivery, alias: Option<Alias>) -> bool {
         let maximum = self.peer.maximum_packet_size;
         maximum == usize::MAX
-            || with_parts(self.wants_origin(), delivery, PacketId::new(1), false, |parts| {
+            || with_parts(self.wants_origin(), delivery, PacketId::new(1), false, alias, |parts| {
                 parts.packet_length(self.peer.version)
             }) <= maximum
     }
@@ -113,25 +122,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Writes PUBLISH.
-    pub(super) fn write_delivery(&mut self, delivery: &Delivery, packet_id: Option<PacketId>, dup: bool) {
+    fn write_delivery(&mut self, delivery: &Delivery, packet_id: Option<PacketId>, dup: bool, alias: Option<Alias>) {
         let version = self.peer.version;
         let wants_origin = self.wants_origin();
         let outbox = &mut self.outbox;
-        with_parts(wants_origin, delivery, packet_id, dup, |parts| outbox.write(|out| parts.encode_head(version, out)));
+        with_parts(wants_origin, delivery, packet_id, dup, alias, |parts| {
+            outbox.write(|out| parts.encode_head(version, out));
+        });
         outbox.payload(&delivery.message);
     }
 
-    /// Sends again what the client has not acknowledged, with DUP, in the order of the first time `[MQTT-4.4.0-1]`.
+    /// Lets everything that the client has not acknowledged be sent again, before anything new.
     pub(super) fn resume(&mut self) {
-        let inflight = std::mem::take(&mut self.session.inflight);
-        for (id, sent) in inflight.iter() {
+        self.session.inbound.reconnect();
+        self.resend = self.session.inflight.iter().map(|(id, _)| id).collect();
+    }
+
+    /// Sends again, with DUP, in the order of the first time `[MQTT-4.4.0-1, 4.6.0-1]`, as much as the client accepts at
+    /// a time: it may accept less than in its last connection. Answers whether some is still to come at once.
+    pub(super) fn take_resend(&mut self) -> bool {
+        while self.outbox.len() < OUTBOX_HIGH
+            && let Some(id) = self.resend.front().copied()
+        {
+            let Some(sent) = self.session.inflight.get(id).cloned() else {
+                self.resend.pop_front();
+                continue;
+            };
+            if self.session.inflight.len() - self.resend.len().min(self.session.inflight.len()) >= self.peer.window {
+                return false;
+            }
+            self.resend.pop_front();
             if sent.received {
                 self.send(&Packet::PubRel(super::connection::acknowledge(id, ReasonCode::SUCCESS)));
+            } else if self.fits(&sent.delivery, None) {
+                self.write_delivery(&sent.delivery, Some(id), true, None);
             } else {
-                self.write_delivery(&sent.delivery, Some(id), true);
+                self.session.inflight.finish(id);
+                self.turn.dropped += 1;
             }
         }
-        self.session.inflight = inflight;
+        true
     }
 }
 
@@ -141,6 +171,7 @@ fn with_parts<R>(
     delivery: &Delivery,
     packet_id: Option<PacketId>,
     dup: bool,
+    alias: Option<Alias>,
     use_parts: impl FnOnce(&Delivered<'_>) -> R,
 ) -> R {
     let message: &Message = &delivery.message;
@@ -149,7 +180,8 @@ fn with_parts<R>(
         qos: delivery.qos,
         retain: delivery.retain,
         packet_id,
-        topic: message.topic_bytes(),
+        topic: if alias.is_some_and(|alias| alias.known) { &[] } else { message.topic_bytes() },
+        alias: alias.map(|alias| alias.alias),
         properties: message.properties(),
         expiry: message.expires_at.and_then(|_| message.expiry_left(unix_millis())),
         identifiers: delivery.via.as_ref().map_or(&[], |via| &via.identifiers),

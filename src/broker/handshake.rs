@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::aliases;
+use super::backpressure::Withheld;
 use super::connection::{Connection, Peer};
 use super::counters::Turn;
 use super::denies::Action;
@@ -254,12 +256,14 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Box<Connection<S>> {
     let now = shared.now();
     let session_present = claim.stored.is_some();
+    let keep_alive = capped_keep_alive(connect.keep_alive, shared.limits.max_keep_alive);
     let timers = Timers {
-        keep_alive: u64::from(connect.keep_alive) * 1500,
+        keep_alive: u64::from(keep_alive) * 1500,
         last_seen: now,
         token_expires: peer.identity.expires_at.map(|at| now + (at * 1000).saturating_sub(unix_millis())),
         ..Timers::default()
     };
+    let aliases = connect.properties.topic_alias_maximum.unwrap_or(0).min(shared.limits.max_topic_aliases);
     let mut connection = Box::new(Connection {
         socket,
         shared: shared.clone(),
@@ -270,27 +274,42 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         partial: rest,
         outbox: Outbox::default(),
         replay: VecDeque::new(),
+        authentication_method: connect.properties.authentication_method.map(Into::into),
+        resend: VecDeque::new(),
+        aliases: aliases::Outbound::new(aliases),
         publisher: Publisher::default(),
         wakers: Vec::new(),
         hold: None,
-        withheld: Vec::new(),
+        withheld: Withheld::default(),
         timers,
         turn: Turn::default(),
         asleep: false,
         successors: Vec::new(),
     });
-    connection.greet(connect, session_present);
+    connection.greet(connect, session_present, keep_alive);
     connection.resume();
     connection
 }
 
+/// The keep alive in seconds; 0 is none, asked for or as a cap.
+fn capped_keep_alive(asked: u16, cap: u16) -> u16 {
+    match (asked, cap) {
+        (asked, 0) => asked,
+        (0, cap) => cap,
+        (asked, cap) => asked.min(cap),
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn greet(&mut self, connect: &Connect<'_>, session_present: bool) {
+    fn greet(&mut self, connect: &Connect<'_>, session_present: bool, keep_alive: u16) {
         let client_id = self.peer.client_id.clone();
         let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
         let properties = ConnAckProperties {
             session_expiry: (asked_expiry != self.peer.session_expiry).then_some(self.peer.session_expiry),
+            receive_maximum: Some(self.receive_maximum()).filter(|maximum| *maximum < u16::MAX),
             maximum_packet_size: Some(self.shared.limits.max_packet_size),
+            topic_alias_maximum: Some(self.shared.limits.max_topic_aliases).filter(|maximum| *maximum > 0),
+            server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
             assigned_client_id: connect.client_id.is_empty().then_some(&*client_id),
             authentication_method: connect.properties.authentication_method,
             ..ConnAckProperties::default()

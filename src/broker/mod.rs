@@ -4,6 +4,7 @@
 //! a client sends ends more than its own connection. May name `mqtt`, `auth`, `config`, `store`, `process`; never
 //! Kubernetes.
 
+mod aliases;
 mod backpressure;
 mod connection;
 mod counters;
@@ -17,6 +18,7 @@ mod listener;
 mod mailbox;
 mod outbox;
 mod publish;
+mod reauthenticate;
 mod registry;
 mod router;
 mod timers;

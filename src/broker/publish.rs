@@ -8,12 +8,12 @@ use super::connection::{Closing, Connection};
 use super::denies::Action;
 use super::events;
 use super::router::Routes;
-use super::{Shared, unix_millis};
+use super::{Shared, aliases, unix_millis};
 use crate::auth::Grants;
 use crate::mqtt::packet::{Ack, Packet, Publish};
 use crate::mqtt::property::AckProperties;
 use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
-use crate::store::{Message, Origin};
+use crate::store::{Arrival, Message, Origin};
 
 /// Topics of which a publisher remembers routes and permissions; a power of two.
 const TOPICS: usize = 64;
@@ -24,6 +24,7 @@ const BUDGET_WINDOW: u64 = 10_000;
 /// What a connection remembers as a publisher.
 #[derive(Debug, Default)]
 pub struct Publisher {
+    aliases: aliases::Inbound,
     /// Direct-mapped by the hash of the topic; empty until the first publication.
     topics: Vec<Option<Topic>>,
     /// The last id given to a publication of this connection.
@@ -69,6 +70,11 @@ impl Publisher {
         (topic.routes.clone(), topic.allowed & bit != 0)
     }
 
+    /// The rules have changed: every topic is asked about again.
+    pub(super) fn forget_permissions(&mut self) {
+        self.topics.clear();
+    }
+
     /// The next publication id: a ULID whose random part counts up, so that ids of one connection are ordered.
     fn next_id(&mut self, now: u64) -> u128 {
         const RANDOM_BITS: u32 = 80;
@@ -92,7 +98,7 @@ impl Publisher {
 }
 
 /// Spreads topics over the slots; collisions cost a look-up, nothing else.
-fn hash(bytes: &[u8]) -> usize {
+pub(super) fn hash(bytes: &[u8]) -> usize {
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut chunks = bytes.chunks_exact(8);
     let mut hash = bytes.len() as u64;
@@ -110,23 +116,24 @@ fn hash(bytes: &[u8]) -> usize {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn on_publish(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
         self.turn.received += 1;
-        if let Some(alias) = publish.properties.topic_alias {
-            // The broker offers no aliases, so none may be used [MQTT-3.3.2-9].
-            return Err(Violation::TopicAlias { alias, maximum: 0 }.into());
-        }
+        let Some(alias) = publish.properties.topic_alias else { return self.take_publish(publish, now) };
+        let topic = self.publisher.aliases.resolve(alias, publish.topic, self.shared.limits.max_topic_aliases)?;
+        self.take_publish(&Publish { topic: &topic, ..publish.clone() }, now)
+    }
+
+    fn take_publish(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
         if !publish.properties.subscription_identifiers.is_empty() {
             return Err(Violation::SubscriptionIdentifierFromClient.into());
+        }
+        if let Some(id) = publish.packet_id
+            && self.session.inbound.publish(publish.qos, id, self.receive_maximum())? == Arrival::Again
+        {
+            self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
+            return Ok(());
         }
         let (routes, allowed) = self.publisher.look_up(&self.shared, &self.peer.grants, publish);
         if !allowed {
             return self.deny(publish, now);
-        }
-        if let (QoS::ExactlyOnce, Some(id)) = (publish.qos, publish.packet_id)
-            && !self.session.received.insert(id)
-        {
-            // Sent again because the PUBREC was lost: it is acknowledged, and not delivered twice [MQTT-4.3.3-10].
-            self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
-            return Ok(());
         }
         let mut code = ReasonCode::NO_MATCHING_SUBSCRIBERS;
         if publish.retain || !routes.is_empty() {
@@ -167,11 +174,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             QoS::AtLeastOnce => Packet::PubAck(ack.clone()),
             QoS::ExactlyOnce => Packet::PubRec(ack.clone()),
         };
+        let acknowledged = u32::from(qos == QoS::AtLeastOnce);
         if self.hold.is_some() {
-            codec::encode(&packet, self.peer.version, &mut self.withheld);
+            codec::encode(&packet, self.peer.version, &mut self.withheld.bytes);
+            self.withheld.acknowledged += acknowledged;
         } else {
             self.send(&packet);
+            self.session.inbound.acknowledged(acknowledged);
         }
+    }
+
+    /// QoS 1 and 2 publications that the client may have on the way; only MQTT 5.0 tells it.
+    pub(super) fn receive_maximum(&self) -> u16 {
+        if self.peer.version == Version::V5 { self.shared.limits.max_inflight } else { u16::MAX }
     }
 
     /// A publication that no rule allows. MQTT 5.0 has an answer for QoS 1 and 2; everything else is dropped and counted,
@@ -184,12 +199,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let reason_string = self.peer.problem_information.then_some("no rule allows it");
             let properties = AckProperties { reason_string, ..AckProperties::default() };
             self.answer_publish(publish.qos, &Ack { packet_id, code: ReasonCode::NOT_AUTHORIZED, properties });
+            if publish.qos == QoS::ExactlyOnce {
+                self.session.inbound.refuse(packet_id);
+            }
             return Ok(());
         }
         if let Some(id) = publish.packet_id {
-            if publish.qos == QoS::ExactlyOnce {
-                self.session.received.insert(id);
-            }
             self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
         }
         if self.publisher.spend(now) {

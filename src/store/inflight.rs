@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Delivery;
-use crate::mqtt::{PacketId, QoS};
+use crate::mqtt::{PacketId, QoS, Violation};
 
 /// Packet identifiers that may lie between the oldest unacknowledged delivery and the newest. A client that
 /// acknowledges everything but one message stops here instead of growing the window for ever.
@@ -60,7 +60,45 @@ impl Inflight {
         id
     }
 
-    /// PUBACK, PUBCOMP, or a PUBREC that reports a failure: the delivery is over. `None`: there was none.
+    /// PUBACK: a QoS 1 delivery is over. `None`: there was none.
+    pub fn acknowledge(&mut self, id: PacketId) -> Result<Option<Delivery>, Violation> {
+        self.expect("PUBACK", id, |sent| sent.delivery.qos == QoS::AtLeastOnce)?;
+        Ok(self.finish(id))
+    }
+
+    /// PUBREC: the client has a QoS 2 message. `false`: there was no such delivery.
+    pub fn receive(&mut self, id: PacketId) -> Result<bool, Violation> {
+        self.expect("PUBREC", id, |sent| sent.delivery.qos == QoS::ExactlyOnce)?;
+        let sent = self.get_mut(id);
+        Ok(sent.map(|sent| sent.received = true).is_some())
+    }
+
+    /// PUBREC with a failure: the client does not want the message, and the delivery is over `[MQTT-4.8.2-6]`.
+    pub fn refuse(&mut self, id: PacketId) -> Result<Option<Delivery>, Violation> {
+        self.expect("PUBREC", id, |sent| sent.delivery.qos == QoS::ExactlyOnce)?;
+        Ok(self.finish(id))
+    }
+
+    /// PUBCOMP: a QoS 2 delivery is over. `None`: there was none.
+    pub fn complete(&mut self, id: PacketId) -> Result<Option<Delivery>, Violation> {
+        self.expect("PUBCOMP", id, |sent| sent.received)?;
+        Ok(self.finish(id))
+    }
+
+    /// An acknowledgement of what is not on its way is late, and ignored; one of the wrong kind is an error.
+    fn expect(
+        &self,
+        packet: &'static str,
+        id: PacketId,
+        is_right: impl FnOnce(&Sent) -> bool,
+    ) -> Result<(), Violation> {
+        if self.get(id).is_none_or(is_right) {
+            return Ok(());
+        }
+        Err(Violation::UnexpectedAcknowledgement { packet, packet_id: id.get() })
+    }
+
+    /// The delivery is over, whatever the client did. `None`: there was none.
     pub fn finish(&mut self, id: PacketId) -> Option<Delivery> {
         let at = self.place(id)?;
         let sent = self.slots[at].take()?;
@@ -73,17 +111,6 @@ impl Inflight {
             self.slots = VecDeque::new();
         }
         Some(sent.delivery)
-    }
-
-    /// PUBREC: the client has the message. `false`: there was no such delivery at QoS 2.
-    pub fn received(&mut self, id: PacketId) -> bool {
-        match self.get_mut(id) {
-            Some(sent) if sent.delivery.qos == QoS::ExactlyOnce => {
-                sent.received = true;
-                true
-            }
-            _ => false,
-        }
     }
 
     /// The delivery with this packet identifier.
@@ -181,13 +208,33 @@ mod tests {
     }
 
     #[test]
-    fn pubrec_is_for_qos_2_only() {
+    fn each_acknowledgement_fits_its_qos_and_its_place() {
         let mut inflight = Inflight::default();
         let one = inflight.begin(delivery("1", QoS::AtLeastOnce));
         let two = inflight.begin(delivery("2", QoS::ExactlyOnce));
-        assert!(!inflight.received(one));
-        assert!(inflight.received(two));
-        assert!(inflight.get(two).unwrap().received);
+        for wrong in [
+            inflight.receive(one).err(),
+            inflight.refuse(one).err(),
+            inflight.acknowledge(two).err(),
+            inflight.complete(one).err(),
+            inflight.complete(two).err(),
+        ] {
+            assert!(matches!(wrong, Some(Violation::UnexpectedAcknowledgement { .. })), "{wrong:?}");
+        }
+        assert_eq!(inflight.receive(two), Ok(true));
+        assert_eq!(inflight.receive(two), Ok(true), "a PUBREC may come again");
         assert_eq!(inflight.iter().map(|(id, _)| id.get()).collect::<Vec<_>>(), [1, 2]);
+        assert!(inflight.complete(two).unwrap().is_some());
+        assert!(inflight.acknowledge(one).unwrap().is_some());
+        assert!(inflight.is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_of_nothing_is_ignored() {
+        let mut inflight = Inflight::default();
+        let id = PacketId::new(9).unwrap();
+        assert!(inflight.acknowledge(id).unwrap().is_none());
+        assert_eq!(inflight.receive(id), Ok(false));
+        assert!(inflight.complete(id).unwrap().is_none());
     }
 }

@@ -3,12 +3,14 @@
 //! Promises: what is stored here owns its bytes, so nothing kept pins a read buffer; a queue never grows past its
 //! limits in silence. Pure data structures: the time is an argument. May name `mqtt`.
 
+pub mod inbound;
 pub mod inflight;
 pub mod message;
 pub mod queue;
 pub mod retained;
 pub mod sessions;
 
+pub use inbound::{Arrival, Inbound};
 pub use inflight::{Inflight, Sent};
 pub use message::{Message, Origin};
 pub use queue::{Delivery, Limits, Queue, Via};

@@ -1,9 +1,9 @@
 //! Sessions whose client is away.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
+use super::inbound::Inbound;
 use super::inflight::Inflight;
-use crate::mqtt::PacketId;
 use crate::mqtt::packet::SubscriptionOptions;
 
 /// What of a session survives its connection; the queue of waiting messages goes on growing beside it.
@@ -11,8 +11,8 @@ use crate::mqtt::packet::SubscriptionOptions;
 pub struct StoredSession {
     /// By whole filter, `$share/…` included.
     pub subscriptions: BTreeMap<Box<str>, Subscription>,
-    /// QoS 2 publications of the client that it has not released yet.
-    pub received: HashSet<PacketId>,
+    /// Publications of the client that are not done with.
+    pub inbound: Inbound,
     /// Deliveries sent and not yet acknowledged.
     pub inflight: Inflight,
 }

@@ -38,7 +38,9 @@ pub struct Delivered<'a> {
     pub retain: bool,
     /// Present exactly when `qos` is above 0.
     pub packet_id: Option<PacketId>,
+    /// Empty where the client knows the topic by its alias.
     pub topic: &'a [u8],
+    pub alias: Option<u16>,
     /// As [`encode_kept_properties`] wrote them.
     pub properties: &'a [u8],
     /// Seconds of lifetime left `[MQTT-3.3.2-6]`.
@@ -87,6 +89,9 @@ impl Delivered<'_> {
 
     fn properties_length(&self) -> usize {
         let mut length = self.properties.len();
+        if self.alias.is_some() {
+            length += 3;
+        }
         if self.expiry.is_some() {
             length += 5;
         }
@@ -95,6 +100,10 @@ impl Delivered<'_> {
     }
 
     fn write_properties(&self, out: &mut Vec<u8>) {
+        if let Some(alias) = self.alias {
+            out.push(id::TOPIC_ALIAS as u8);
+            out.extend_from_slice(&alias.to_be_bytes());
+        }
         if let Some(seconds) = self.expiry {
             out.push(id::MESSAGE_EXPIRY_INTERVAL as u8);
             out.extend_from_slice(&seconds.to_be_bytes());
@@ -146,6 +155,7 @@ mod tests {
                     retain: true,
                     packet_id,
                     topic: b"a/topic",
+                    alias: Some(513),
                     properties: &properties,
                     expiry: Some(60),
                     identifiers: &[1, 268_435_455],
@@ -165,6 +175,7 @@ mod tests {
                 if version == Version::V5 {
                     expected = PublishProperties {
                         message_expiry: Some(60),
+                        topic_alias: Some(513),
                         subscription_identifiers: vec![1, 268_435_455],
                         ..kept.clone()
                     };

@@ -1,0 +1,70 @@
+//! AUTH: a client that came with a token brings a new one, and stays connected.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::{Closing, Connection};
+use super::unix_millis;
+use crate::auth::{Identity, Presented, Refusal, Verdict};
+use crate::mqtt::packet::{Auth, Packet};
+use crate::mqtt::property::AuthProperties;
+use crate::mqtt::topic::Filter;
+use crate::mqtt::{ReasonCode, Violation};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Only a client whose CONNECT had a method may send AUTH, and only with the same method `[MQTT-4.12.0-7, 4.12.1-1]`.
+    pub(super) fn on_auth(&mut self, auth: &Auth<'_>, now: u64) -> Result<(), Closing> {
+        let method = auth.properties.authentication_method;
+        if self.authentication_method.is_none() || method != self.authentication_method.as_deref() {
+            return Err(Violation::AuthenticationMethod.into());
+        }
+        // Methods that need more than one step are not offered, so there is nothing to continue.
+        if auth.code != ReasonCode::REAUTHENTICATE {
+            return Err(Violation::UnexpectedPacket { packet: "AUTH" }.into());
+        }
+        let presented = Presented {
+            username: None,
+            password: None,
+            method,
+            data: auth.properties.authentication_data,
+            client_id: &self.peer.client_id,
+            internal: false,
+        };
+        let policy = self.shared.policy.load();
+        match policy.authenticate(&presented, unix_millis() / 1000) {
+            Verdict::Accepted(identity) if identity.principal == self.peer.identity.principal => {
+                self.peer.grants = policy.grants(&identity, &self.peer.client_id);
+                drop(policy);
+                self.take_identity(identity, now);
+            }
+            Verdict::Accepted(_) => {
+                return Err(Closing::because(
+                    ReasonCode::NOT_AUTHORIZED,
+                    "re-authentication may not change the identity",
+                ));
+            }
+            // A token is never checked like a password.
+            Verdict::CheckPassword(_) => return Err(Violation::AuthenticationMethod.into()),
+            Verdict::Refused(Refusal { code, log, .. }) => return Err(Closing::because(code, log)),
+        }
+        let properties = AuthProperties { authentication_method: method, ..AuthProperties::default() };
+        self.send(&Packet::Auth(Auth { code: ReasonCode::SUCCESS, properties }));
+        Ok(())
+    }
+
+    /// A new deadline and new rules, which hold for subscriptions that were granted before, too.
+    fn take_identity(&mut self, identity: Identity, now: u64) {
+        self.timers.token_expires = identity.expires_at.map(|at| now + (at * 1000).saturating_sub(unix_millis()));
+        self.peer.identity = identity;
+        self.publisher.forget_permissions();
+        let (grants, router, session) = (&self.peer.grants, &self.shared.router, self.mailbox.session);
+        self.session.subscriptions.retain(|text, subscription| {
+            let Ok(filter) = Filter::parse(text) else { return false };
+            let granted = grants.may_subscribe(filter.filter, filter.share, subscription.options.qos);
+            if !granted {
+                router.unsubscribe(&filter, session);
+            }
+            granted
+        });
+        tracing::info!(client_id = %self.peer.client_id, principal = %self.peer.identity.principal, "authenticated again");
+    }
+}
