@@ -18,6 +18,7 @@ mod lab;
 mod manifests;
 mod mqtt;
 mod mqttctl;
+mod properties;
 mod reconcile;
 mod sessions;
 mod tutorial;

@@ -17,6 +17,7 @@ use mqtt_operator::config::files::Etc;
 use mqtt_operator::config::{FORMAT, report};
 use mqtt_operator::mqtt::Version;
 use mqtt_operator::process::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The password of every user of [`Broker`].
 pub const PASSWORD: &[u8] = b"correct horse";
@@ -52,6 +53,11 @@ impl Broker {
         let shutdown = Shutdown::new();
         let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).unwrap();
         Self { running, shutdown, etc }
+    }
+
+    /// Serves a client on this socket, as if a listener had accepted it.
+    pub fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        tokio::spawn(self.running.serve(socket, SocketAddr::from((Ipv4Addr::LOCALHOST, 9))));
     }
 
     /// Where clients connect.
