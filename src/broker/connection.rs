@@ -171,7 +171,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// One turn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
-        match self.turn(cx) {
+        // A mistake of ours in the turn of one client must stay with that client: it is disconnected as for any other
+        // reason, and its session goes back to the registry.
+        let turn = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.turn(cx))).unwrap_or_else(|_| {
+            self.shared.counters.panics.add(1);
+            Err(Closing::because(ReasonCode::UNSPECIFIED_ERROR, "internal error of the broker"))
+        });
+        match turn {
             Ok(again) => {
                 self.shared.counters.add(&mut self.turn);
                 if again {

@@ -84,7 +84,11 @@ impl Gate {
 #[derive(Debug, Default)]
 pub struct Counters {
     pub connections: AtomicU64,
+    /// The most connections that were seen at a time.
+    pub most_connections: AtomicU64,
     pub connected: Count,
+    /// Turns of connections that panicked.
+    pub panics: Count,
     pub received: Count,
     pub sent: Count,
     pub dropped: Count,
@@ -130,6 +134,7 @@ impl Collector for Metrics {
         let counters = [
             ("mqtt_connects", "Connections accepted", c.connected.get()),
             ("mqtt_connects_refused", "Connections refused", c.refusals.total()),
+            ("mqtt_panics", "Mistakes of the broker that cost a client its connection", c.panics.get()),
             ("mqtt_protocol_violations", "Connections closed because of what the client sent", c.violations.total()),
             ("mqtt_messages_received", "Publications received from clients", c.received.get()),
             ("mqtt_messages_sent", "Publications sent to clients", c.sent.get()),

@@ -49,6 +49,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             events::denied(&self.shared, &self.peer.client_id, principal, Action::Subscribe, text);
             return ReasonCode::NOT_AUTHORIZED;
         }
+        if is_sys(filter.filter) {
+            // Before the subscription is there, which would otherwise get the same values twice.
+            self.shared.publish_sys();
+        }
         self.session.subscriptions.insert(text.into(), Subscription { options, identifier });
         let wants_origin = self.wants_origin();
         let subscriber = Subscriber { mailbox: self.mailbox.clone(), options, identifier, wants_origin };
@@ -67,7 +71,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn replay_retained(&mut self, filter: &str, options: SubscriptionOptions, identifier: Option<u32>) {
         let via = identifier.map(|id| std::sync::Arc::new(Via { identifiers: vec![id], share: None }));
-        for message in self.shared.retained(filter) {
+        let found = if is_sys(filter) { self.shared.sys.matching(filter) } else { self.shared.retained(filter) };
+        for message in found {
             let qos = message.qos.min(options.qos);
             self.replay.push_back(Delivery { message, qos, retain: true, via: via.clone() });
         }
@@ -163,6 +168,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         true
     }
+}
+
+/// Whether the filter is about what the broker tells of itself; a wildcard in the first level never is.
+fn is_sys(filter: &str) -> bool {
+    filter.starts_with("$SYS/")
 }
 
 /// Calls `use_parts` with the parts of a PUBLISH; they borrow from the delivery and from the stack.

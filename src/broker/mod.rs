@@ -21,6 +21,7 @@ mod publish;
 mod reauthenticate;
 mod registry;
 mod router;
+mod sys;
 mod timers;
 mod will;
 
@@ -49,6 +50,7 @@ use events::{Arrival, Events};
 use handshake::Passwords;
 use registry::Registry;
 use router::Router;
+use sys::Sys;
 
 /// How long connections get to say goodbye at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -72,6 +74,7 @@ struct Shared {
     router: Router,
     registry: Registry,
     store: Store,
+    sys: Sys,
     counters: Counters,
     events: Events,
     /// The listeners, in the order of the configuration; the bridge's is the last.
@@ -146,6 +149,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         router: Router::default(),
         registry: Registry::default(),
         store: Store::default(),
+        sys: Sys::default(),
         counters: Counters::default(),
         events: Events::new(0),
         gates: Mutex::default(),
@@ -164,6 +168,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
     }
     let admin = serve_admin(config.admin, &shared, &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
+    tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
     tasks.spawn(documents::watch(config, etc, shared.clone(), shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }

@@ -19,6 +19,7 @@ use crate::store::{Delivery, Message, Via};
 pub struct Router {
     root: RwLock<Node>,
     generation: AtomicU64,
+    subscriptions: AtomicU64,
 }
 
 /// One level of the trie.
@@ -94,6 +95,7 @@ impl Router {
             Some(group) => ends.join(group, filter.filter, subscriber),
         };
         self.generation.fetch_add(1, Ordering::Release);
+        self.subscriptions.fetch_add(u64::from(!existed), Ordering::Relaxed);
         existed
     }
 
@@ -103,7 +105,13 @@ impl Router {
         let (levels, below) = levels(filter.filter);
         let removed = root.remove(&levels, below, filter.share, session);
         self.generation.fetch_add(1, Ordering::Release);
+        self.subscriptions.fetch_sub(u64::from(removed), Ordering::Relaxed);
         removed
+    }
+
+    /// Subscriptions of all sessions.
+    pub fn subscriptions(&self) -> u64 {
+        self.subscriptions.load(Ordering::Relaxed)
     }
 
     /// Counts up with each change of the index.
@@ -254,8 +262,14 @@ impl Ends {
     }
 
     fn collect(&self, routes: &mut Routes) {
+        // A session is here once, so only what other filters have added can be the same session.
+        let others = if self.plain.is_empty() { HashMap::new() } else { routes.by_session() };
         for subscriber in &self.plain {
-            routes.add(subscriber);
+            match others.get(&subscriber.mailbox.session) {
+                Some(at) => routes.direct[*at].merge(subscriber),
+                None => routes.direct.push(Route::new(subscriber)),
+            }
+            routes.wants_origin |= subscriber.wants_origin;
         }
         for group in &self.shared {
             routes.wants_origin |= group.wants_origin();
@@ -317,21 +331,9 @@ impl Group {
 }
 
 impl Routes {
-    fn add(&mut self, subscriber: &Subscriber) {
-        self.wants_origin |= subscriber.wants_origin;
-        let session = subscriber.mailbox.session;
-        // Overlaps are rare and adjacent filters few, so a scan from the end beats a map.
-        if let Some(route) = self.direct.iter_mut().rev().find(|route| route.mailbox.session == session) {
-            return route.merge(subscriber);
-        }
-        let via = subscriber.identifier.map(|id| Arc::new(Via { identifiers: vec![id], share: None }));
-        self.direct.push(Route {
-            mailbox: subscriber.mailbox.clone(),
-            qos: subscriber.options.qos,
-            no_local: subscriber.options.no_local,
-            retain_as_published: subscriber.options.retain_as_published,
-            via,
-        });
+    /// The places of the sessions that are in already.
+    fn by_session(&self) -> HashMap<u64, usize> {
+        self.direct.iter().enumerate().map(|(at, route)| (route.mailbox.session, at)).collect()
     }
 
     /// Whether nobody gets the message.
@@ -362,6 +364,16 @@ impl Routes {
 }
 
 impl Route {
+    fn new(subscriber: &Subscriber) -> Self {
+        Self {
+            mailbox: subscriber.mailbox.clone(),
+            qos: subscriber.options.qos,
+            no_local: subscriber.options.no_local,
+            retain_as_published: subscriber.options.retain_as_published,
+            via: subscriber.identifier.map(|id| Arc::new(Via { identifiers: vec![id], share: None })),
+        }
+    }
+
     fn merge(&mut self, subscriber: &Subscriber) {
         self.qos = self.qos.max(subscriber.options.qos);
         self.no_local &= subscriber.options.no_local;

@@ -8,8 +8,10 @@ use mqtt_operator::auth::settings::Group;
 use mqtt_operator::auth::token::{Claims, issue};
 use mqtt_operator::client::{self, Error, Message, Options};
 use mqtt_operator::config::files::Etc;
-use mqtt_operator::mqtt::packet::SubscriptionOptions;
-use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
+use mqtt_operator::mqtt::packet::{Auth, Connect, Packet, Subscribe, SubscriptionOptions, Unsubscribe};
+use mqtt_operator::mqtt::property::{AuthProperties, ConnectProperties, SubscribeProperties};
+use mqtt_operator::mqtt::{PacketId, QoS, ReasonCode, Version, codec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Broker, await_until, mosquitto_client};
 
@@ -207,5 +209,115 @@ async fn mosquitto_pub_is_let_in_with_a_token_and_not_without() {
         assert!(publish(version, &token).status.success(), "{version}");
         assert!(!publish(version, &token[..token.len() - 4]).status.success(), "{version}");
         assert!(!publish(version, "").status.success(), "{version}");
+    }
+}
+
+/// Bytes of MQTT 5.0 to and from a broker, for what the client does not do.
+struct Raw(tokio::net::TcpStream);
+
+impl Raw {
+    async fn connect(broker: &Broker, method: Option<&str>, token: &str) -> Self {
+        let mut raw = Self(tokio::net::TcpStream::connect(broker.address()).await.unwrap());
+        let data = method.map(|_| token.as_bytes());
+        let properties = ConnectProperties {
+            authentication_method: method,
+            authentication_data: data,
+            ..ConnectProperties::default()
+        };
+        raw.send(&Packet::Connect(Box::new(Connect {
+            version: Version::V5,
+            clean_start: true,
+            keep_alive: 60,
+            client_id: "dev1",
+            username: None,
+            password: method.is_none().then_some(token.as_bytes()),
+            will: None,
+            properties,
+        })))
+        .await;
+        assert_eq!(raw.receive().await[..4][3], 0, "connected");
+        raw
+    }
+
+    async fn send(&mut self, packet: &Packet<'_>) {
+        let mut bytes = Vec::new();
+        codec::encode(packet, Version::V5, &mut bytes);
+        self.0.write_all(&bytes).await.unwrap();
+    }
+
+    async fn authenticate(&mut self, method: &str, token: &str) -> Vec<u8> {
+        let properties = AuthProperties {
+            authentication_method: Some(method),
+            authentication_data: Some(token.as_bytes()),
+            ..AuthProperties::default()
+        };
+        self.send(&Packet::Auth(Auth { code: ReasonCode::REAUTHENTICATE, properties })).await;
+        self.receive().await
+    }
+
+    /// The bytes of the next packet.
+    async fn receive(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let reading = async {
+            loop {
+                bytes.push(self.0.read_u8().await.expect("a packet before the end"));
+                if codec::packet_length(&bytes, u32::MAX).unwrap() == Some(bytes.len()) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, reading).await.expect("a packet in time");
+        bytes
+    }
+}
+
+#[tokio::test]
+async fn a_new_token_extends_a_connection_and_brings_its_own_rules() {
+    let broker = Broker::start();
+    let key = key(Algorithm::EdDsa);
+    let short = Claims { exp: now() + 3, ..claims(ACL) };
+    let mut raw = Raw::connect(&broker, Some("JWT"), &issue(&key, &short)).await;
+    let filters = vec![("sensor/dev1/+", at_least_once())];
+    let packet_id = PacketId::MIN;
+    raw.send(&Packet::Subscribe(Subscribe { packet_id, properties: SubscribeProperties::default(), filters })).await;
+    assert_eq!(raw.receive().await.last(), Some(&1), "granted");
+
+    let publish_only = r#"[{"permission":"allow","action":"publish","topic":"other/#"}]"#;
+    let answer = raw.authenticate("JWT", &issue(&key, &claims(publish_only))).await;
+    let Ok(Packet::Auth(auth)) = codec::decode_from_server(&answer, Version::V5) else { panic!("{answer:?}") };
+    assert_eq!((auth.code, auth.properties.authentication_method), (ReasonCode::SUCCESS, Some("JWT")));
+
+    // The subscription went with the rule that allowed it; the new rule holds; and the first token's time means nothing.
+    raw.send(&Packet::Unsubscribe(Unsubscribe {
+        packet_id,
+        properties: Default::default(),
+        filters: vec!["sensor/dev1/+"],
+    }))
+    .await;
+    assert_eq!(raw.receive().await.last(), Some(&ReasonCode::NO_SUBSCRIPTION_EXISTED.0));
+    let expired = now() + 4;
+    await_until(DEADLINE, "the end of the first token", async || if now() < expired { Err(now()) } else { Ok(()) })
+        .await;
+    raw.send(&Packet::PingReq).await;
+    assert_eq!(raw.receive().await, [0xD0, 0]);
+}
+
+#[tokio::test]
+async fn re_authentication_changes_neither_who_it_is_nor_how() {
+    let broker = Broker::start();
+    let key = key(Algorithm::EdDsa);
+    let token = issue(&key, &claims(ACL));
+    let other = issue(&key, &Claims { sub: "dev2".into(), ..claims(ACL) });
+    let stale = issue(&key, &Claims { iat: now() - 100, exp: now() - 50, ..claims(ACL) });
+    for (connect, again, with, code) in [
+        (Some("JWT"), "JWT", &*other, ReasonCode::NOT_AUTHORIZED),
+        (Some("JWT"), "OAUTH2-JWT", &*token, ReasonCode::PROTOCOL_ERROR),
+        (Some("JWT"), "JWT", &*stale, ReasonCode::NOT_AUTHORIZED),
+        (Some("JWT"), "JWT", "no.such.token", ReasonCode::BAD_USER_NAME_OR_PASSWORD),
+        (None, "JWT", &*token, ReasonCode::PROTOCOL_ERROR),
+    ] {
+        let mut raw = Raw::connect(&broker, connect, &token).await;
+        let answer = raw.authenticate(again, with).await;
+        assert_eq!((answer[0], answer[2]), (0xE0, code.0), "{connect:?} {again} {with}: {answer:?}");
     }
 }

@@ -348,3 +348,72 @@ async fn shutdown_tells_mqtt_5_clients_and_ends_in_time() {
     let end = format!("{:?}", incoming.next().await);
     assert!(end.contains("0x8B"), "{end}");
 }
+
+/// What the last connection accepted says nothing of this one `[MQTT-3.3.4-9]`.
+#[tokio::test]
+async fn a_resumed_session_sends_again_only_what_the_new_connection_accepts() {
+    let broker = Broker::start();
+    let mut options = broker.options(1, Version::V5);
+    options.clean_start = false;
+    options.session_expiry = Some(60);
+    options.acknowledge = client::Acknowledge::Manual;
+    let (client, mut incoming, _) = client::connect(&options).await.unwrap();
+    client.subscribe(&[("t/a", at(QoS::AtLeastOnce))]).await.unwrap();
+    let (publisher, _incoming) = broker.connect(2, Version::V5).await;
+    for n in 0..5 {
+        publisher.publish(&Message::new("t/a", n.to_string(), QoS::AtLeastOnce)).await.unwrap();
+        next(&mut incoming).await;
+    }
+    drop((client, incoming));
+    connections(&broker, 1).await;
+
+    options.receive_maximum = Some(2);
+    let (client, mut incoming, _) = client::connect(&options).await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..5 {
+        if n >= 2 {
+            // The answer to a SUBSCRIBE comes after everything that was sent before it.
+            client.subscribe(&[("t/barrier", at(QoS::AtMostOnce))]).await.unwrap();
+            assert!(incoming.try_next().is_none(), "message {n} came before an acknowledgement");
+            client.acknowledge(&waiting.remove(0)).unwrap();
+        }
+        let again = tokio::time::timeout(DEADLINE, incoming.next()).await.expect("in time").unwrap().unwrap();
+        assert_eq!((again.dup, &*again.message.payload), (true, n.to_string().as_bytes()));
+        waiting.push(again);
+    }
+}
+
+#[tokio::test]
+async fn the_broker_tells_about_itself_to_whom_a_rule_allows_it() {
+    let broker = Broker::with(|config| {
+        let rules =
+            [allow(Action::Subscribe, "$SYS/#"), allow(Action::Subscribe, "#"), allow(Action::Publish, "$SYS/#")];
+        config.auth.users[0].acl.extend(rules);
+    });
+    for version in VERSIONS {
+        let (client, mut incoming) = broker.connect(0, version).await;
+        client.subscribe(&[("#", at(QoS::AtLeastOnce))]).await.unwrap();
+        assert!(incoming.try_next().is_none(), "`#` has nothing to do with `$SYS`");
+        client.subscribe(&[("$SYS/broker/clients/connected", at(QoS::AtLeastOnce))]).await.unwrap();
+        let message = next(&mut incoming).await;
+        assert_eq!(
+            (&*message.topic, &*message.payload, message.retain),
+            ("$SYS/broker/clients/connected", &b"1"[..], true)
+        );
+        let (second, _incoming) = broker.connect(1, version).await;
+        client.subscribe(&[("$SYS/+/version", at(QoS::AtLeastOnce))]).await.unwrap();
+        let mut both = [next(&mut incoming).await, next(&mut incoming).await].map(|m| (m.topic.to_string(), m.payload));
+        both.sort();
+        assert_eq!((&*both[0].0, &*both[0].1), ("$SYS/broker/clients/connected", &b"2"[..]), "a change is published");
+        assert!(both[1].1.starts_with(b"mqtt-operator "), "{both:?}");
+
+        let denied = second.subscribe(&[("$SYS/#", at(QoS::AtMostOnce))]).await.unwrap();
+        assert!(denied[0].is_failure() || version == Version::V31, "{denied:?}");
+        client.publish(&Message::new("$SYS/broker/version", "mine", QoS::AtMostOnce)).await.unwrap();
+        client.subscribe(&[("$SYS/broker/version", at(QoS::AtMostOnce))]).await.unwrap();
+        assert!(next(&mut incoming).await.payload.starts_with(b"mqtt-operator "), "no rule lets a client set it");
+        client.disconnect(ReasonCode::SUCCESS).await.unwrap();
+        second.disconnect(ReasonCode::SUCCESS).await.unwrap();
+        connections(&broker, 0).await;
+    }
+}

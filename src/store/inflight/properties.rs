@@ -75,7 +75,7 @@ proptest! {
                         let at = choice % list.len();
                         let known = &mut list[at];
                         let is_qos2 = known.qos == QoS::ExactlyOnce;
-                        prop_assert_eq!(inflight.received(known.id), is_qos2);
+                        prop_assert_eq!(inflight.receive(known.id).is_ok(), is_qos2, "PUBREC is for QoS 2 only");
                         known.received |= is_qos2;
                     }
                     Step::Invent(id) => {
@@ -83,7 +83,8 @@ proptest! {
                         let known = list.iter().find(|known| known.id == id);
                         prop_assert_eq!(inflight.get(id).is_some(), known.is_some());
                         if known.is_none() {
-                            prop_assert!(!inflight.received(id));
+                            prop_assert_eq!(inflight.receive(id), Ok(false));
+                            prop_assert!(inflight.acknowledge(id).unwrap().is_none());
                             prop_assert!(inflight.finish(id).is_none());
                         }
                     }
