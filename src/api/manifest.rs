@@ -210,7 +210,7 @@ mod tests {
             ("  listeners: []\n", "line 6: spec.listeners: must have at least 1 item"),
             (
                 "  listeners:\n  - {name: a, protocol: amqp, port: 1}\n",
-                "line 7: spec.listeners[0].protocol: \"amqp\" is not one of \"mqtt\"",
+                "line 7: spec.listeners[0].protocol: \"amqp\" is not one of \"mqtt\", \"mqtts\", \"ws\", \"wss\"",
             ),
             ("  listeners:\n  - {name: a, protocol: mqtt}\n", "line 7: spec.listeners[0].port: is required"),
             (

@@ -107,7 +107,15 @@ fn default_replicas() -> i32 {
 }
 
 fn default_listeners() -> Vec<Listener> {
-    vec![Listener { name: "mqtt".into(), protocol: Protocol::Mqtt, port: 1883 }]
+    vec![Listener {
+        name: "mqtt".into(),
+        protocol: Protocol::Mqtt,
+        port: 1883,
+        path: None,
+        tls: None,
+        allowed_origins: None,
+        proxy_protocol: None,
+    }]
 }
 
 /// A port that clients connect to.
@@ -117,16 +125,42 @@ fn default_listeners() -> Vec<Listener> {
     validation = Rule::new("self.name != 'admin'").message("the name 'admin' is taken by the broker's own port"),
     validation = Rule::new("!(self.port in [9180, 9181, 11883])")
         .message("ports 9180, 9181 and 11883 are used inside the pod"),
+    validation = Rule::new("has(self.tls) || !(self.protocol in ['mqtts', 'wss'])")
+        .message("protocols mqtts and wss need tls: {secretName: …}"),
+    validation = Rule::new("!has(self.tls) || self.protocol in ['mqtts', 'wss']")
+        .message("tls needs protocol mqtts or wss"),
+    validation = Rule::new("!has(self.path) || self.protocol in ['ws', 'wss']")
+        .message("path needs protocol ws or wss"),
+    validation = Rule::new("!has(self.allowedOrigins) || self.protocol in ['ws', 'wss']")
+        .message("allowedOrigins needs protocol ws or wss"),
 )]
 pub struct Listener {
     /// Also the name of the Service's port.
     #[schemars(length(min = 1, max = 15), regex(pattern = "^[a-z][a-z0-9]*(-[a-z0-9]+)*$"))]
     pub name: String,
-    /// What is spoken.
+    /// What is spoken: MQTT over TCP (mqtt), over TLS (mqtts), over WebSocket (ws), over WebSocket over TLS (wss).
     pub protocol: Protocol,
     /// Port of the pods and of the Service.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
+    /// Where WebSocket clients find MQTT; absent means /mqtt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^/[^?# ]*$"))]
+    pub path: Option<String>,
+    /// The certificate that clients see, and what is done about theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// The web pages that may connect, by their origins, as https://app.example.com; '*' means all. Absent means none:
+    /// programs that are no browsers name no origin, and are not concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 256), regex(pattern = "^([*]|null|[a-z][a-z0-9+.-]*://[^/?# ]+)$"))
+    )]
+    pub allowed_origins: Option<Vec<String>>,
+    /// Load balancers that say with the PROXY protocol, version 1 or 2, whose connection they pass on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// What is spoken on a listener.
@@ -136,6 +170,57 @@ pub struct Listener {
 pub enum Protocol {
     // Doc comments on variants would make the schema a `oneOf`, which a structural schema cannot hold.
     Mqtt,
+    Mqtts,
+    Ws,
+    Wss,
+}
+
+/// The certificate that clients see, and what is done about theirs.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.requireClientCertificate) || !self.requireClientCertificate || has(self.clientCa)")
+        .message("requireClientCertificate needs clientCa: {secretName: …}"),
+)]
+pub struct ListenerTls {
+    /// A Secret in the namespace of this object with the certificate chain in the key `tls.crt` and its private key in
+    /// `tls.key`, as cert-manager makes it. A renewed certificate is taken up without a restart.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// The authorities that certificates of clients are verified with; absent means that clients are not asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<ClientCa>,
+    /// Whether clients without a certificate are turned away. A certificate takes the place of no password or token.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub require_client_certificate: bool,
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// The authorities that certificates of clients are verified with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCa {
+    /// A Secret in the namespace of this object with the certificates of the authorities in the key `ca.crt`.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+}
+
+/// Load balancers that say whose connection they pass on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyProtocol {
+    /// Their networks, as 10.0.0.0/8. Connections from there must begin with a PROXY header; from anywhere else none is
+    /// accepted, because it could claim any address.
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 2, max = 64), regex(pattern = "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"))
+    )]
+    pub from: Vec<String>,
 }
 
 /// How clients reach the listeners.

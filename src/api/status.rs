@@ -67,13 +67,19 @@ pub struct Endpoint {
 #[schemars(inline)]
 pub enum Scheme {
     Mqtt,
+    Mqtts,
+    Ws,
+    Wss,
 }
 
 impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Mqtt => f.write_str("mqtt"),
-        }
+        f.write_str(match self {
+            Self::Mqtt => "mqtt",
+            Self::Mqtts => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        })
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Presented<'a> {
     pub client_id: &'a str,
     /// The connection came through the bridge's listener.
     pub internal: bool,
+    /// The client has shown a certificate, which was verified.
+    pub certificate: bool,
 }
 
 impl std::fmt::Debug for Presented<'_> {
@@ -36,6 +38,7 @@ impl std::fmt::Debug for Presented<'_> {
             .field("username", &self.username)
             .field("client_id", &self.client_id)
             .field("internal", &self.internal)
+            .field("certificate", &self.certificate)
             .finish_non_exhaustive()
     }
 }

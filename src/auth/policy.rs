@@ -181,6 +181,8 @@ impl Policy {
                 self.authenticate_token(password, presented, now)
             }
             (None, None, Some(password)) => self.authenticate_password(password, presented.username),
+            // A certificate shows that a device belongs here, and not which principal it is.
+            (None, None, None) if presented.certificate => Err(Refusal::bad("a certificate without credentials")),
             (None, None, None) => self.authenticate_anonymous(presented.username),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
@@ -154,6 +155,12 @@ impl Collector for Metrics {
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let help = "Whether clients can connect to a listener: with TLS that takes a certificate";
+        let mut family = encoder.encode_descriptor("mqtt_listener_serves", help, None, MetricType::Gauge)?;
+        for entrance in &self.0.entrances {
+            let gauge = ConstGauge::new(i64::from(entrance.serves()));
+            gauge.encode(family.encode_family(&[("listener", entrance.name.as_str())])?)?;
         }
         Ok(())
     }

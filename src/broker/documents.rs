@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
+use super::listener::Entrance;
+use super::tls::Look;
+use super::{Shared, with_causes};
 use crate::auth::key::{KeyError, KeySet};
 use crate::auth::{Bridge, Policy, PolicyError, Sources};
 use crate::config::FORMAT;
 use crate::config::broker::{Broker as Config, Users};
 use crate::config::files::Etc;
 use crate::process::Shutdown;
+use crate::process::admin::Readiness;
 
 /// How often documents are compared with what is in force.
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
@@ -70,14 +73,34 @@ pub fn policy(config: &Config, etc: &Etc) -> Result<Policy, DocumentError> {
     Ok(Policy::new(&config.auth, Sources { jwks, hashes, bridge })?)
 }
 
-/// Puts changed keys and hashes into force until shutdown.
-pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Reads the certificates of a listener, if they have changed.
+pub fn look_at_certificates(entrance: &Entrance) {
+    let Some(certificates) = &entrance.certificates else { return };
+    let listener = &entrance.name;
+    match certificates.look() {
+        Look::Unchanged => {}
+        Look::Loaded => tracing::info!(listener, "certificates loaded"),
+        Look::Failed(error) if entrance.serves() => {
+            let error = with_causes(&error);
+            tracing::error!(listener, error, "certificates cannot be reloaded; the last good ones stay in force");
+        }
+        Look::Failed(error) => {
+            let error = with_causes(&error);
+            tracing::error!(listener, error, "no certificate: clients are turned away until there is one");
+        }
+    }
+}
+
+/// Puts changed keys, hashes and certificates into force until shutdown.
+pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, readiness: Readiness, shutdown: Shutdown) {
     let mut known = contents(&etc);
     loop {
         tokio::select! {
             () = tokio::time::sleep(COMPARE_EVERY) => {}
             () = shutdown.wait() => return,
         }
+        shared.entrances.iter().for_each(|entrance| look_at_certificates(entrance));
+        readiness.set(shared.serves() && !shutdown.is_triggered());
         let current = contents(&etc);
         if current == known {
             continue;
@@ -98,15 +121,4 @@ pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, shutdown: Shut
 
 fn contents(etc: &Etc) -> [Option<Vec<u8>>; 3] {
     [etc.jwks(), etc.users(), etc.bridge_password()].map(|path| std::fs::read(path).ok())
-}
-
-/// An error with its causes in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::connection::{Closing, Peer};
 use super::counters::Gate;
 use super::denies::{Action, Denies, Deny, shorten};
-use super::handshake::NoConnection;
+use super::handshake::{CONNECT_WITHIN, NoConnection};
 use super::limiter::{Kind, Limiter};
 use super::{Shared, unix_millis};
 use crate::auth::Principal;
@@ -28,6 +30,19 @@ pub struct Arrival {
     pub address: SocketAddr,
     /// The listener that it came through.
     pub gate: Arc<Gate>,
+    /// Whether the client has shown a certificate, which was verified.
+    pub certificate: bool,
+    /// When its CONNECT must be complete.
+    pub deadline: Instant,
+}
+
+impl Arrival {
+    /// A client that comes in now.
+    pub fn now(address: SocketAddr, gate: Arc<Gate>) -> Self {
+        // A socket for both address families says `::ffff:192.0.2.1` for 192.0.2.1.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        Self { address, gate, certificate: false, deadline: Instant::now() + CONNECT_WITHIN }
+    }
 }
 
 /// What is kept of events.
@@ -90,7 +105,7 @@ fn is_probe(client_id: &str, principal: &Principal) -> bool {
 
 /// A handshake did not become a connection.
 pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
-    let Arrival { address, gate } = arrival;
+    let Arrival { address, gate, .. } = arrival;
     gate.refused.add(1);
     shared.counters.refusals.add(error.label());
     if let NoConnection::Violation(violation) = error {
@@ -100,7 +115,8 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
         // Probes and scanners: every load balancer opens and closes connections all day.
         NoConnection::Closed | NoConnection::Io(_) => (Kind::Refused, true),
         NoConnection::Violation(_) => (Kind::Violation, false),
-        NoConnection::TooSlow => (Kind::Refused, false),
+        NoConnection::Proxy(_) | NoConnection::Upgrade(_) | NoConnection::Tls(_) => (Kind::Violation, false),
+        NoConnection::TooSlow | NoConnection::NoCertificate { .. } => (Kind::Refused, false),
         NoConnection::Refused { client_id, presented, .. } => {
             (Kind::Refused, !presented && client_id.starts_with(PROBE))
         }
@@ -114,7 +130,7 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
 
 /// A connection was refused before anything was read from it; `reason` is one of a closed set, and becomes a label.
 pub fn turned_away(shared: &Shared, arrival: &Arrival, reason: &'static str) {
-    let Arrival { address, gate } = arrival;
+    let Arrival { address, gate, .. } = arrival;
     gate.refused.add(1);
     shared.counters.refusals.add(reason);
     if admits(shared, Kind::Refused, &address.ip()) {

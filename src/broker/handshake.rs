@@ -16,9 +16,11 @@ use super::counters::Turn;
 use super::denies::Action;
 use super::events::{self, Arrival};
 use super::outbox::Outbox;
+use super::proxy::ProxyError;
 use super::publish::Publisher;
 use super::registry::Claim;
 use super::timers::Timers;
+use super::upgrade;
 use super::will::Will;
 use super::{Shared, unix_millis};
 use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict};
@@ -43,6 +45,14 @@ pub enum NoConnection {
     Closed,
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    #[error("TLS: {0}")]
+    Tls(std::io::Error),
+    #[error("listener {listener:?} has no usable certificate")]
+    NoCertificate { listener: String },
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    #[error(transparent)]
+    Upgrade(#[from] upgrade::Refusal),
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error("{client_id:?} was refused: {}", refusal.log)]
@@ -61,6 +71,10 @@ impl NoConnection {
             Self::TooSlow => "too slow",
             Self::Closed => "closed",
             Self::Io(_) => "connection lost",
+            Self::Tls(_) => "TLS",
+            Self::NoCertificate { .. } => "no certificate",
+            Self::Proxy(_) => "PROXY header",
+            Self::Upgrade(_) => "WebSocket request",
             Self::Violation(violation) => violation.reason().text(),
             Self::Refused { refusal, .. } => refusal.code.text(),
         }
@@ -76,8 +90,9 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (bytes, length) =
-        tokio::time::timeout(CONNECT_WITHIN, read_connect(&mut socket)).await.map_err(|_| NoConnection::TooSlow)??;
+    let (bytes, length) = tokio::time::timeout_at(arrival.deadline, read_connect(&mut socket))
+        .await
+        .map_err(|_| NoConnection::TooSlow)??;
     let frame = &bytes[..length];
     let connect = match codec::decode(frame, Version::V5) {
         Ok(Packet::Connect(connect)) => connect,
@@ -132,7 +147,7 @@ async fn admit(
         "" => format!("auto-{}", ulid::Ulid::generate()).into(),
         id => id.into(),
     };
-    let identity = authenticate(shared, connect, &client_id, arrival.gate.internal).await?;
+    let identity = authenticate(shared, connect, &client_id, arrival).await?;
     let grants = shared.policy.load().grants(&identity, &client_id);
     let will = will(shared, connect, &identity, &grants, &client_id)?;
     let clean_start = connect.clean_start || identity.principal == Principal::Anonymous;
@@ -171,7 +186,7 @@ async fn authenticate(
     shared: &Arc<Shared>,
     connect: &Connect<'_>,
     client_id: &str,
-    internal: bool,
+    arrival: &Arrival,
 ) -> Result<Identity, Refusal> {
     let presented = Presented {
         username: connect.username,
@@ -179,7 +194,8 @@ async fn authenticate(
         method: connect.properties.authentication_method,
         data: connect.properties.authentication_data,
         client_id,
-        internal,
+        internal: arrival.gate.internal,
+        certificate: arrival.certificate,
     };
     match shared.policy.load().authenticate(&presented, unix_millis() / 1000) {
         Verdict::Accepted(identity) => Ok(identity),

@@ -1,21 +1,89 @@
-//! Accepting connections.
+//! Accepting connections, and what comes before MQTT on them.
+//!
+//! An accept loop accepts and does nothing else: what a client has to say first (a PROXY header, a TLS handshake, an HTTP
+//! request, CONNECT) is waited for in a task of its own, for [`handshake::CONNECT_WITHIN`] in all.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
+use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
 use super::counters::Gate;
 use super::events::{self, Arrival};
-use super::handshake;
+use super::handshake::{self, NoConnection};
+use super::proxy::{self, ProxyError};
+use super::stream::Stream;
+use super::tls::Certificates;
+use super::upgrade::{self, Doors};
+use super::websocket::WebSocket;
+use crate::config::broker::Listener;
+use crate::config::files::Etc;
+use crate::config::report;
 use crate::process::Shutdown;
 
+/// The way in through one listener.
+#[derive(Debug)]
+pub struct Entrance {
+    pub name: String,
+    /// With TLS.
+    pub certificates: Option<Certificates>,
+    /// With WebSocket.
+    doors: Option<Doors>,
+    /// Networks whose connections begin with a PROXY header.
+    proxies: Vec<IpNet>,
+}
+
+impl Entrance {
+    /// That of a listener; certificates are not loaded yet.
+    pub fn of(listener: &Listener, etc: &Etc) -> Self {
+        let protocol = listener.protocol;
+        Self {
+            name: listener.name.clone(),
+            certificates: protocol.is_tls().then(|| Certificates::of(listener, etc)),
+            doors: protocol
+                .is_websocket()
+                .then(|| Doors { path: listener.path.clone(), origins: listener.allowed_origins.clone() }),
+            proxies: listener.proxies.clone(),
+        }
+    }
+
+    /// The bridge's own.
+    pub fn internal() -> Self {
+        Self { name: "bridge".into(), certificates: None, doors: None, proxies: Vec::new() }
+    }
+
+    /// Whether clients can be served: with TLS that takes a certificate.
+    pub fn serves(&self) -> bool {
+        self.certificates.as_ref().is_none_or(|certificates| certificates.current().is_some())
+    }
+
+    /// How it is.
+    pub fn report(&self) -> report::Listener {
+        let problem = self.certificates.as_ref().and_then(Certificates::problem);
+        report::Listener { name: self.name.clone(), serves: self.serves(), problem }
+    }
+
+    fn is_behind(&self, proxy: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(&proxy))
+    }
+}
+
 /// Accepts until shutdown.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, gate: Arc<Gate>, shutdown: Shutdown) {
+pub async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    entrance: Arc<Entrance>,
+    shutdown: Shutdown,
+) {
     let permits = Arc::new(Semaphore::new(shared.limits.max_connections as usize));
     loop {
         let accepted = tokio::select! {
@@ -31,16 +99,19 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, gate: Arc<Gate>, 
                 continue;
             }
         };
-        let arrival = Arrival { address, gate: gate.clone() };
+        let arrival = Arrival::now(address, gate.clone());
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             events::turned_away(&shared, &arrival, "too many connections");
             continue;
         };
         // Writes are gathered here; waiting in the kernel for more would only add latency.
         let _ = socket.set_nodelay(true);
-        let shared = shared.clone();
+        let (shared, entrance) = (shared.clone(), entrance.clone());
         tokio::spawn(async move {
-            connection(socket, arrival, &shared).await;
+            // Boxed and gone when it is done: a task that lives for months is then not as large as its handshakes.
+            if let Some((socket, arrival)) = Box::pin(enter(socket, arrival, &entrance, &shared)).await {
+                connection(socket, arrival, &shared).await;
+            }
             drop(permit);
         });
     }
@@ -51,7 +122,6 @@ pub async fn connection<S>(socket: S, arrival: Arrival, shared: &Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // Boxed and gone when it is done: a task that lives for months is then not as large as its handshake.
     match Box::pin(handshake::accept(socket, shared, &arrival)).await {
         Ok(connection) => {
             shared.counters.connected.add(1);
@@ -65,5 +135,98 @@ where
             shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
         }
         Err(error) => events::not_connected(shared, &arrival, &error),
+    }
+}
+
+/// Everything before the first byte of MQTT.
+async fn enter(
+    socket: TcpStream,
+    mut arrival: Arrival,
+    entrance: &Entrance,
+    shared: &Shared,
+) -> Option<(Stream, Arrival)> {
+    let opening = timeout_at(arrival.deadline, open(socket, &mut arrival, entrance)).await;
+    match opening.unwrap_or(Err(NoConnection::TooSlow)) {
+        Ok(stream) => Some((stream, arrival)),
+        Err(error) => {
+            events::not_connected(shared, &arrival, &error);
+            None
+        }
+    }
+}
+
+async fn open(mut socket: TcpStream, arrival: &mut Arrival, entrance: &Entrance) -> Result<Stream, NoConnection> {
+    if entrance.is_behind(arrival.address.ip())
+        && let Some(client) = proxy_header(&mut socket).await?
+    {
+        arrival.address = SocketAddr::new(client.ip().to_canonical(), client.port());
+    }
+    let stream = match &entrance.certificates {
+        None => Stream::Tcp(socket),
+        Some(certificates) => {
+            let Some(config) = certificates.current() else {
+                return Err(NoConnection::NoCertificate { listener: entrance.name.clone() });
+            };
+            let stream = TlsAcceptor::from(config).accept(socket).await.map_err(tls_failure)?;
+            arrival.certificate = stream.get_ref().1.peer_certificates().is_some();
+            Stream::Tls(Box::new(stream))
+        }
+    };
+    match &entrance.doors {
+        None => Ok(stream),
+        Some(doors) => Ok(Stream::WebSocket(Box::new(request(stream, doors).await?))),
+    }
+}
+
+/// A client that goes away during its handshake is as common as one that never says a word.
+fn tls_failure(error: std::io::Error) -> NoConnection {
+    match error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) {
+        true => NoConnection::Tls(error),
+        false => NoConnection::Io(error),
+    }
+}
+
+/// Reads the header, and not a byte more. Answers whose connection it is, if the header says so.
+async fn proxy_header(socket: &mut TcpStream) -> Result<Option<SocketAddr>, NoConnection> {
+    let mut bytes = vec![0; 512];
+    let mut have = 0;
+    loop {
+        let peeked = socket.peek(&mut bytes[have..]).await?;
+        if peeked == 0 {
+            return Err(NoConnection::Closed);
+        }
+        let parsed = proxy::parse(&bytes[..have + peeked])?;
+        // While the end is not in sight, all of it is the header's.
+        let taken = parsed.map_or(have + peeked, |(_, length)| length);
+        socket.read_exact(&mut bytes[have..taken]).await?;
+        have = taken;
+        if let Some((header, _)) = parsed {
+            return Ok(header.source);
+        }
+        if have == bytes.len() {
+            if have >= proxy::MAX {
+                return Err(ProxyError::Length(have).into());
+            }
+            bytes.resize(proxy::MAX, 0);
+        }
+    }
+}
+
+/// Answers the HTTP request that a WebSocket begins with.
+async fn request(mut stream: Stream, doors: &Doors) -> Result<WebSocket<Stream>, NoConnection> {
+    let mut bytes = Vec::with_capacity(1024);
+    loop {
+        let room = upgrade::REQUEST_MAX - bytes.len();
+        if (&mut stream).take(room as u64).read_buf(&mut bytes).await? == 0 {
+            return Err(NoConnection::Closed);
+        }
+        let Some(answer) = upgrade::answer(&bytes, doors) else { continue };
+        stream.write_all(&answer.response).await?;
+        stream.flush().await?;
+        if let Some(refusal) = answer.refusal {
+            stream.shutdown().await?;
+            return Err(refusal.into());
+        }
+        return Ok(WebSocket::after(stream, bytes.split_off(answer.used)));
     }
 }

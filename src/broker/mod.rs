@@ -12,17 +12,23 @@ mod deliver;
 mod denies;
 mod documents;
 mod events;
+pub mod frames;
 mod handshake;
 mod limiter;
 mod listener;
 mod mailbox;
 mod outbox;
+pub mod proxy;
 mod publish;
 mod reauthenticate;
 mod registry;
 mod router;
+mod stream;
 mod sys;
 mod timers;
+mod tls;
+pub mod upgrade;
+pub mod websocket;
 mod will;
 
 use std::io;
@@ -42,12 +48,14 @@ use crate::config::broker::{Broker as Config, Limits};
 use crate::config::files::Etc;
 use crate::config::report;
 use crate::mqtt::ReasonCode;
-use crate::process::{self, Shutdown, admin};
+use crate::process::admin::{self, Readiness};
+use crate::process::{self, Shutdown};
 use crate::store::{Message, Store};
 use counters::{Counters, Gate, Metrics};
 use documents::DocumentError;
 use events::{Arrival, Events};
 use handshake::Passwords;
+use listener::Entrance;
 use registry::Registry;
 use router::Router;
 use sys::Sys;
@@ -69,6 +77,8 @@ pub enum Error {
 /// What all connections share.
 #[derive(Debug)]
 struct Shared {
+    /// The listeners for clients, in the order of the configuration.
+    entrances: Vec<Arc<Entrance>>,
     limits: Limits,
     policy: ArcSwap<Policy>,
     router: Router,
@@ -89,6 +99,11 @@ impl Shared {
         self.started.elapsed().as_millis() as u64
     }
 
+    /// Whether clients can connect somewhere: a listener that waits for its certificate keeps the others in service.
+    fn serves(&self) -> bool {
+        self.entrances.iter().any(|entrance| entrance.serves())
+    }
+
     fn retain(&self, message: &Arc<Message>) {
         self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).set(message);
     }
@@ -105,6 +120,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").into(),
             keys: policy.key_ids(),
             users: policy.user_names(),
+            listeners: self.entrances.iter().map(|entrance| entrance.report()).collect(),
             connections: c.connections.load(Ordering::Relaxed),
             sessions: self.registry.len() as u64,
             messages_received: c.received.get(),
@@ -113,6 +129,17 @@ impl Shared {
             messages_denied: c.denied.total(),
         }
     }
+}
+
+/// An error with its causes in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// Milliseconds since 1970 UTC.
@@ -143,7 +170,10 @@ pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
 /// Binds all listeners and serves, on the runtime of the caller. Keys and password hashes are read below `etc` now, and again whenever they change.
 pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
     let policy = documents::policy(&config, &etc)?;
+    let entrances: Vec<_> = config.listeners.iter().map(|it| Arc::new(Entrance::of(it, &etc))).collect();
+    entrances.iter().for_each(|entrance| documents::look_at_certificates(entrance));
     let shared = Arc::new(Shared {
+        entrances,
         limits: config.limits.clone(),
         policy: ArcSwap::from_pointee(policy),
         router: Router::default(),
@@ -158,36 +188,38 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
     });
     let mut tasks = JoinSet::new();
     let mut listeners = Vec::new();
-    for wanted in &config.listeners {
+    for (wanted, entrance) in config.listeners.iter().zip(&shared.entrances) {
         let address = SocketAddr::new(wanted.address, wanted.port);
-        listeners.push((wanted.name.clone(), listen(&wanted.name, address, &shared, false, &shutdown, &mut tasks)?));
+        listeners
+            .push((wanted.name.clone(), listen(address, entrance.clone(), &shared, false, &shutdown, &mut tasks)?));
     }
     let mut internal = None;
     if let Some(bridge) = &config.bridge {
-        internal = Some(listen("bridge", bridge.listen, &shared, true, &shutdown, &mut tasks)?);
+        let entrance = Arc::new(Entrance::internal());
+        internal = Some(listen(bridge.listen, entrance, &shared, true, &shutdown, &mut tasks)?);
     }
-    let admin = serve_admin(config.admin, &shared, &shutdown, &mut tasks)?;
+    let (admin, readiness) = serve_admin(config.admin, &shared, &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
     tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
-    tasks.spawn(documents::watch(config, etc, shared.clone(), shutdown.clone()));
+    tasks.spawn(documents::watch(config, etc, shared.clone(), readiness, shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }
 
 fn listen(
-    name: &str,
     address: SocketAddr,
+    entrance: Arc<Entrance>,
     shared: &Arc<Shared>,
     internal: bool,
     shutdown: &Shutdown,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, Error> {
-    let failed = |source| Error::Listen { name: name.to_owned(), address, source };
+    let failed = |source| Error::Listen { name: entrance.name.clone(), address, source };
     let listener = process::listen(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    tracing::info!(name, address = %bound, "listening");
-    let gate = Arc::new(Gate::new(name, bound, internal));
+    tracing::info!(name = entrance.name, address = %bound, "listening");
+    let gate = Arc::new(Gate::new(&entrance.name, bound, internal));
     shared.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
-    tasks.spawn(listener::serve(listener, shared.clone(), gate, shutdown.clone()));
+    tasks.spawn(listener::serve(listener, shared.clone(), gate, entrance, shutdown.clone()));
     Ok(bound)
 }
 
@@ -196,12 +228,13 @@ fn serve_admin(
     shared: &Arc<Shared>,
     shutdown: &Shutdown,
     tasks: &mut JoinSet<()>,
-) -> Result<SocketAddr, Error> {
+) -> Result<(SocketAddr, Readiness), Error> {
     let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
     admin.registry().register_collector(Box::new(Metrics(shared.clone())));
     // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
-    admin.readiness().set(true);
+    admin.readiness().set(shared.serves());
     let (readiness, bound, stop) = (admin.readiness(), admin.address(), shutdown.clone());
+    let answer = (bound, readiness.clone());
     let reporting = shared.clone();
     let routes = Routes::new().route("/api/v1/report", get(async move || Json(reporting.report())));
     tasks.spawn(async move {
@@ -214,7 +247,7 @@ fn serve_admin(
             tracing::error!(%error, "the admin port failed");
         }
     });
-    Ok(bound)
+    Ok(answer)
 }
 
 impl Running {
@@ -229,7 +262,7 @@ impl Running {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let shared = self.shared.clone();
-        let arrival = Arrival { address: peer, gate: Arc::new(Gate::new("socket", peer, false)) };
+        let arrival = Arrival::now(peer, Arc::new(Gate::new("socket", peer, false)));
         async move { listener::connection(socket, arrival, &shared).await }
     }
 

@@ -33,6 +33,8 @@ pub struct Outbox {
     /// Bytes of the first segment that are already written.
     written: usize,
     length: usize,
+    /// Whether the socket may hold bytes that it took: TLS and WebSocket have buffers of their own.
+    unflushed: bool,
 }
 
 #[derive(Debug)]
@@ -56,8 +58,9 @@ impl Outbox {
         self.length
     }
 
+    /// Whether all has left.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.length == 0 && !self.unflushed
     }
 
     /// Appends what `write` appends.
@@ -99,7 +102,16 @@ impl Outbox {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             total += n;
+            self.unflushed = true;
             self.advance(n);
+        }
+        if self.unflushed {
+            match Pin::new(socket).poll_flush(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending if total > 0 => return Poll::Ready(Ok(total)),
+                Poll::Pending => return Poll::Pending,
+            }
+            self.unflushed = false;
         }
         Poll::Ready(Ok(total))
     }

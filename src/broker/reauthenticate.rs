@@ -28,6 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             data: auth.properties.authentication_data,
             client_id: &self.peer.client_id,
             internal: false,
+            certificate: false,
         };
         let policy = self.shared.policy.load();
         match policy.authenticate(&presented, unix_millis() / 1000) {

@@ -87,8 +87,11 @@ pub fn of(target: &Target) -> anyhow::Result<Known> {
             let live = home.live().with_context(|| {
                 format!("{}/{} does not run; start it with `mqttctl up -f FILE`", home.namespace, home.name)
             })?;
-            let endpoints: Vec<One> =
-                live.listeners.into_iter().map(|it| One::new(it.name, "mqtt", it.host, it.port, "external")).collect();
+            let endpoints: Vec<One> = live
+                .listeners
+                .into_iter()
+                .map(|it| One::new(it.url(), it.name, it.host, it.port, "external"))
+                .collect();
             (endpoints.first().map(|one| one.host.clone()).unwrap_or_default(), endpoints)
         }
         Target::Cluster { object, namespace, name, .. } => of_object(object, namespace, name)?,
@@ -109,7 +112,7 @@ fn of_object(object: &api::MqttBroker, namespace: &str, name: &str) -> anyhow::R
             api::status::Scope::External => "external",
             api::status::Scope::Internal => "internal",
         };
-        One::new(it.name, &it.scheme.to_string(), host, it.port, scope)
+        One::new(it.url, it.name, host, it.port, scope)
     });
     let mut endpoints: Vec<One> = endpoints.collect();
     // Stable: external ones first, otherwise in the order of the status.
@@ -118,9 +121,8 @@ fn of_object(object: &api::MqttBroker, namespace: &str, name: &str) -> anyhow::R
 }
 
 impl One {
-    fn new(name: String, scheme: &str, host: String, port: u16, scope: &'static str) -> Self {
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        Self { name, url: format!("{scheme}://{bracketed}:{port}"), host, port, scope, serves: false }
+    fn new(url: String, name: String, host: String, port: u16, scope: &'static str) -> Self {
+        Self { name, url, host, port, scope, serves: false }
     }
 
     /// `host:port`, as sockets are named.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use super::limits::{Limits, QueueFull, Rate};
@@ -34,6 +35,44 @@ pub struct Listener {
     pub protocol: Protocol,
     pub address: IpAddr,
     pub port: u16,
+    /// With TLS.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// With WebSocket: where MQTT is served.
+    #[serde(default = "default_path")]
+    pub path: String,
+    /// With WebSocket: the pages that may connect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_origins: Vec<String>,
+    /// The networks from which connections begin with a PROXY header.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// What follows host and port in a URL: nothing where nothing but MQTT is spoken.
+    pub fn url_path(&self) -> &str {
+        if self.protocol.is_websocket() { &self.path } else { "" }
+    }
+
+    /// One with the defaults of its protocol.
+    pub fn new(name: impl Into<String>, protocol: Protocol, address: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            protocol,
+            address: address.ip(),
+            port: address.port(),
+            client_certificates: ClientCertificates::default(),
+            path: default_path(),
+            allowed_origins: Vec::new(),
+            proxies: Vec::new(),
+        }
+    }
+}
+
+/// Where browsers find MQTT unless another path is asked for: the one that clients try by themselves.
+pub fn default_path() -> String {
+    "/mqtt".into()
 }
 
 /// What is spoken on a listener.
@@ -42,6 +81,45 @@ pub struct Listener {
 pub enum Protocol {
     /// MQTT over TCP.
     Mqtt,
+    /// MQTT over TLS.
+    Mqtts,
+    /// MQTT over WebSocket.
+    Ws,
+    /// MQTT over WebSocket over TLS.
+    Wss,
+}
+
+impl Protocol {
+    /// As in URLs.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Mqtts => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// What is done about certificates of clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClientCertificates {
+    /// They are not asked for.
+    #[default]
+    Ignored,
+    /// Who presents one has it verified.
+    Verified,
+    /// Nobody connects without one.
+    Required,
 }
 
 /// The internal listener of the bridge, and the only filters that it may subscribe to.

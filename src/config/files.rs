@@ -30,6 +30,21 @@ impl Etc {
         self.0.join("users/users.json")
     }
 
+    /// The certificate chain of a listener, PEM.
+    pub fn certificate(&self, listener: &str) -> PathBuf {
+        self.0.join("tls").join(listener).join("tls.crt")
+    }
+
+    /// The private key of a listener, PEM.
+    pub fn private_key(&self, listener: &str) -> PathBuf {
+        self.0.join("tls").join(listener).join("tls.key")
+    }
+
+    /// The certificate authorities that clients of a listener are verified with, PEM.
+    pub fn client_ca(&self, listener: &str) -> PathBuf {
+        self.0.join("client-ca").join(listener).join("ca.crt")
+    }
+
     /// The bridge's password, alone in the file.
     pub fn bridge_password(&self) -> PathBuf {
         self.0.join("bridge/password")

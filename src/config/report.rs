@@ -13,6 +13,8 @@ pub struct Broker {
     pub keys: Vec<String>,
     /// The users whose password hash is loaded.
     pub users: Vec<String>,
+    /// In the order of the configuration.
+    pub listeners: Vec<Listener>,
     pub connections: u64,
     pub sessions: u64,
     /// Messages received from clients, and sent to them, since the start.
@@ -21,6 +23,18 @@ pub struct Broker {
     /// Messages dropped by a limit, and what no rule allowed (publications, subscriptions, wills), since the start.
     pub messages_dropped: u64,
     pub messages_denied: u64,
+}
+
+/// A listener for clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Listener {
+    pub name: String,
+    /// Whether clients can connect: with TLS that takes a certificate.
+    pub serves: bool,
+    /// Why its certificates, as they are now, are not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The bridge's report.

@@ -65,6 +65,7 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     localise(&mut plan, &home, options)?;
     let credentials = credentials::keep(&plan, &manifest, &home, &options.file)?;
     elasticsearch_secrets(&plan, &manifest, &home, options)?;
+    certificates(&plan, &manifest, &home, &options.file)?;
     state::write_json(&home.etc().broker(), &plan.broker)?;
     Ok(Prepared { plan, home, lock, credentials })
 }
@@ -148,6 +149,25 @@ fn elasticsearch_secrets(plan: &Plan, manifest: &Manifest, home: &Home, options:
     let authorities = plan.elasticsearch.ca.as_deref().filter(|_| options.elasticsearch.is_some());
     let authorities = authorities.and_then(|secret| manifest.secret_value(&plan.namespace, secret, "ca.crt"));
     put(&home.etc().elasticsearch_ca(), authorities)
+}
+
+/// Writes what listeners with TLS read, where a pod has it mounted.
+fn certificates(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<(), Error> {
+    let etc = home.etc();
+    for secrets in &plan.listener_secrets {
+        for (field, secret, key) in secrets.keys() {
+            let value = manifest.secret_value(&plan.namespace, secret, key);
+            let missing = || Error::Secret { path: file.into(), field, secret: secret.into(), key: key.into() };
+            let value = value.ok_or_else(missing)?;
+            let path = match key {
+                "tls.crt" => etc.certificate(&secrets.listener),
+                "tls.key" => etc.private_key(&secrets.listener),
+                _ => etc.client_ca(&secrets.listener),
+            };
+            state::write(&path, value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the file hold the value, or not be there.

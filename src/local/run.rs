@@ -9,7 +9,7 @@ use super::{Error, Options, Prepared, address, prepare};
 use crate::auth::settings::Settings;
 use crate::bridge::{self, Counters};
 use crate::broker;
-use crate::config::broker::UserHash;
+use crate::config::broker::{Listener, UserHash};
 use crate::config::files::Etc;
 use crate::config::{bridge as bridge_config, report};
 use crate::process::Shutdown;
@@ -62,12 +62,14 @@ pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Err
     }
     let carrying = plan.bridge.clone().map(|config| carry(home.etc(), config, shutdown.clone()));
     let host = address::for_clients(options.bind);
-    let listener = |(name, bound): &(String, std::net::SocketAddr)| LiveListener {
+    let listener = |((name, bound), asked): (&(String, std::net::SocketAddr), &Listener)| LiveListener {
         name: name.clone(),
         host: host.clone(),
         port: bound.port(),
+        scheme: asked.protocol.scheme().into(),
+        path: asked.url_path().into(),
     };
-    let listeners: Vec<LiveListener> = broker.listeners.iter().map(listener).collect();
+    let listeners: Vec<LiveListener> = broker.listeners.iter().zip(plan.listeners()).map(listener).collect();
     lock.announce(&Live { pid: std::process::id(), listeners: listeners.clone(), admin: broker.admin })?;
     Ok(Running {
         home,

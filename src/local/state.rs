@@ -48,6 +48,18 @@ pub struct LiveListener {
     /// An address that a client can use, never `0.0.0.0`.
     pub host: String,
     pub port: u16,
+    /// `mqtt`, `mqtts`, `ws` or `wss`.
+    pub scheme: String,
+    /// What follows the port in a URL; of WebSocket alone.
+    pub path: String,
+}
+
+impl LiveListener {
+    /// As a client is told.
+    pub fn url(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{}://{host}:{}{}", self.scheme, self.port, self.path)
+    }
 }
 
 /// The lock of a running `up`; given back when dropped or when the process ends, however it ends.
@@ -236,7 +248,13 @@ mod tests {
     use super::*;
 
     fn live() -> Live {
-        let listener = LiveListener { name: "mqtt".into(), host: "127.0.0.1".into(), port: 1883 };
+        let listener = LiveListener {
+            name: "mqtt".into(),
+            host: "127.0.0.1".into(),
+            port: 1883,
+            scheme: "mqtt".into(),
+            path: String::new(),
+        };
         Live { pid: 7, listeners: vec![listener], admin: ([127, 0, 0, 1], 9180).into() }
     }
 

@@ -20,10 +20,10 @@ pub struct UserPassword<'a> {
     pub password: Vec<u8>,
 }
 
-/// What stands between a user and a password.
+/// A value of a Secret that the object refers to, and that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// `spec.auth.users[1].passwordSecretRef`.
+    /// The field that refers to it, as `spec.auth.users[1].passwordSecretRef`.
     pub field: String,
     pub message: String,
 }
@@ -51,6 +51,16 @@ pub fn find<'a>(
         }
     }
     (found, missing)
+}
+
+/// What listeners with TLS would read and is not there.
+pub fn missing_certificates(plan: &Plan, observed: &Observed) -> Vec<Missing> {
+    let keys = plan.listener_secrets.iter().flat_map(|secrets| secrets.keys());
+    keys.filter_map(|(field, name, key)| {
+        let message = referenced(observed, name, key).err()?;
+        Some(Missing { field, message })
+    })
+    .collect()
 }
 
 fn referenced(observed: &Observed, name: &str, key: &str) -> Result<Vec<u8>, String> {

@@ -74,7 +74,8 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     context.references.set(&plan.namespace, &plan.name, secrets_of_interest(&plan));
     let observed = observe::observe(&context.client, &context.http, object, &plan).await?;
     let keys = keys(&plan, &observed, now)?;
-    let (found, missing) = passwords::find(&plan, &observed, random::password);
+    let (found, mut missing) = passwords::find(&plan, &observed, random::password);
+    missing.extend(passwords::missing_certificates(&plan, &observed));
     let applied = if plan.paused {
         Applied::nothing(&observed)
     } else {
@@ -235,7 +236,7 @@ async fn write_status(
 
 /// Tells the people who look at the object. An event that is lost is no reason to fail.
 async fn announce(context: &Context, metadata: &ObjectMeta, reason: String, message: String) {
-    let trouble = ["InvalidSpec", "SecretMissing", "NameTaken", "ApplyFailed", "Unreadable"];
+    let trouble = ["InvalidSpec", "SecretMissing", "CertificateUnusable", "NameTaken", "ApplyFailed", "Unreadable"];
     let event = Event {
         type_: if trouble.contains(&reason.as_str()) { EventType::Warning } else { EventType::Normal },
         reason,

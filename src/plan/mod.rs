@@ -9,7 +9,9 @@ mod rules;
 mod units;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
 
 use crate::api::{self, MqttBroker, MqttBrokerSpec};
 use crate::auth::settings;
@@ -42,6 +44,8 @@ pub struct Plan {
     pub bridge: Option<bridge::Bridge>,
     /// The user's Secrets for Elasticsearch.
     pub elasticsearch: ElasticsearchSecrets,
+    /// The user's Secrets for listeners with TLS.
+    pub listener_secrets: Vec<ListenerSecrets>,
     /// In the order of the object.
     pub users: Vec<UserPlan>,
     /// How this broker's own tokens are signed.
@@ -63,7 +67,10 @@ impl Plan {
             Password::Generate => None,
         });
         let elasticsearch = [&self.elasticsearch.credentials, &self.elasticsearch.ca];
-        passwords.chain(elasticsearch.into_iter().filter_map(Option::as_deref)).collect()
+        let listeners = self.listener_secrets.iter();
+        let listeners = listeners.flat_map(|it| std::iter::once(&it.certificate).chain(&it.client_ca));
+        let elasticsearch = elasticsearch.into_iter().filter_map(Option::as_deref);
+        passwords.chain(elasticsearch).chain(listeners.map(String::as_str)).collect()
     }
 }
 
@@ -90,6 +97,29 @@ pub struct ElasticsearchSecrets {
     pub credentials: Option<String>,
     /// Key `ca.crt`.
     pub ca: Option<String>,
+}
+
+/// The names of the user's Secrets for a listener with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSecrets {
+    pub listener: String,
+    /// `spec.listeners[1].tls`.
+    pub field: String,
+    /// Keys `tls.crt` and `tls.key`.
+    pub certificate: String,
+    /// Key `ca.crt`.
+    pub client_ca: Option<String>,
+}
+
+impl ListenerSecrets {
+    /// What is read from them: the field that names the Secret, the Secret, and its key.
+    pub fn keys(&self) -> impl Iterator<Item = (String, &str, &'static str)> {
+        let certificate = ["tls.crt", "tls.key"];
+        let certificate = certificate.map(|key| (format!("{}.secretName", self.field), self.certificate.as_str(), key));
+        let authority = self.client_ca.as_deref();
+        let authority = authority.map(|secret| (format!("{}.clientCa.secretName", self.field), secret, "ca.crt"));
+        certificate.into_iter().chain(authority)
+    }
 }
 
 /// A field of the object that asks for something that cannot be.
@@ -138,6 +168,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
     Ok(Plan {
         users: users(&names, &spec.auth.users)?,
         elasticsearch: elasticsearch_secrets(spec),
+        listener_secrets: listener_secrets(&spec.listeners),
         replicas: spec.replicas,
         image: spec.image.clone(),
         service: spec.service.clone(),
@@ -182,16 +213,64 @@ fn listeners(listeners: &[api::Listener]) -> Result<Vec<broker::Listener>, Inval
         if listener.port == 0 || reserved || !ports.insert(listener.port) {
             return Err(Invalid::new(field("port"), format!("{} is taken", listener.port)));
         }
-        planned.push(broker::Listener {
-            name: listener.name.clone(),
-            protocol: match listener.protocol {
-                api::Protocol::Mqtt => broker::Protocol::Mqtt,
-            },
-            address: everywhere(listener.port).ip(),
-            port: listener.port,
-        });
+        planned.push(planned_listener(listener, &field)?);
     }
     Ok(planned)
+}
+
+fn planned_listener(listener: &api::Listener, field: &impl Fn(&str) -> String) -> Result<broker::Listener, Invalid> {
+    let protocol = match listener.protocol {
+        api::Protocol::Mqtt => broker::Protocol::Mqtt,
+        api::Protocol::Mqtts => broker::Protocol::Mqtts,
+        api::Protocol::Ws => broker::Protocol::Ws,
+        api::Protocol::Wss => broker::Protocol::Wss,
+    };
+    let web = listener.path.is_some() || listener.allowed_origins.is_some();
+    if protocol.is_tls() != listener.tls.is_some() {
+        return Err(Invalid::new(field("tls"), "is needed for protocols mqtts and wss, and for no other"));
+    }
+    if web && !protocol.is_websocket() {
+        return Err(Invalid::new(field("protocol"), "path and allowedOrigins need protocol ws or wss"));
+    }
+    let from = listener.proxy_protocol.as_ref().map(|proxy| proxy.from.as_slice()).unwrap_or_default();
+    let mut proxies = Vec::with_capacity(from.len());
+    for (index, text) in from.iter().enumerate() {
+        let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let wrong = || Invalid::new(field(&format!("proxyProtocol.from[{index}]")), format!("{text:?} is no network"));
+        proxies.push(network.ok_or_else(wrong)?.trunc());
+    }
+    Ok(broker::Listener {
+        client_certificates: client_certificates(listener.tls.as_ref(), field)?,
+        path: listener.path.clone().unwrap_or_else(broker::default_path),
+        allowed_origins: listener.allowed_origins.clone().unwrap_or_default(),
+        proxies,
+        ..broker::Listener::new(&listener.name, protocol, everywhere(listener.port))
+    })
+}
+
+fn client_certificates(
+    tls: Option<&api::ListenerTls>,
+    field: &impl Fn(&str) -> String,
+) -> Result<broker::ClientCertificates, Invalid> {
+    match tls.map(|tls| (tls.client_ca.is_some(), tls.require_client_certificate)) {
+        None | Some((false, false)) => Ok(broker::ClientCertificates::Ignored),
+        Some((true, false)) => Ok(broker::ClientCertificates::Verified),
+        Some((true, true)) => Ok(broker::ClientCertificates::Required),
+        Some((false, true)) => Err(Invalid::new(field("tls.requireClientCertificate"), "needs tls.clientCa")),
+    }
+}
+
+/// The Secrets of the listeners with TLS.
+fn listener_secrets(listeners: &[api::Listener]) -> Vec<ListenerSecrets> {
+    let with_tls = listeners.iter().enumerate().filter_map(|(index, it)| Some((index, it, it.tls.as_ref()?)));
+    with_tls
+        .map(|(index, listener, tls)| ListenerSecrets {
+            listener: listener.name.clone(),
+            field: format!("spec.listeners[{index}].tls"),
+            certificate: tls.secret_name.clone(),
+            client_ca: tls.client_ca.as_ref().map(|authority| authority.secret_name.clone()),
+        })
+        .collect()
 }
 
 fn settings(namespace: &str, name: &str, auth: &api::Auth) -> Result<settings::Settings, Invalid> {

@@ -21,5 +21,6 @@ mod mqttctl;
 mod properties;
 mod reconcile;
 mod sessions;
+mod transports;
 mod tutorial;
 mod up;

@@ -1,6 +1,6 @@
 //! Our broker in this process, on free loopback ports.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -37,19 +37,25 @@ impl Broker {
 
     /// As [`Broker::start`], after `change` has had its way with the configuration.
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with_hash(change, hash())
+        Self::prepared(change, |_| {}, hash())
     }
 
     /// As [`Broker::with`], with hashes that cost next to nothing: for tests that connect hundreds of times.
     pub fn with_quick_passwords(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with_hash(change, quick_hash())
+        Self::prepared(change, |_| {}, quick_hash())
     }
 
-    fn with_hash(change: impl FnOnce(&mut Config), hash: &str) -> Self {
+    /// As [`Broker::with`], after `prepare` has written what it reads beside its documents.
+    pub fn with_files(change: impl FnOnce(&mut Config), prepare: impl FnOnce(&Etc)) -> Self {
+        Self::prepared(change, prepare, hash())
+    }
+
+    fn prepared(change: impl FnOnce(&mut Config), prepare: impl FnOnce(&Etc), hash: &str) -> Self {
         let etc = tempfile::tempdir().unwrap();
         let mut config = config();
         change(&mut config);
         write_documents(etc.path(), &config, hash);
+        prepare(&Etc(etc.path().to_owned()));
         let shutdown = Shutdown::new();
         let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).unwrap();
         Self { running, shutdown, etc }
@@ -63,6 +69,12 @@ impl Broker {
     /// Where clients connect.
     pub fn address(&self) -> String {
         self.running.listeners[0].1.to_string()
+    }
+
+    /// Where a listener listens.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        let found = self.running.listeners.iter().find(|(listener, _)| listener == name);
+        found.unwrap_or_else(|| panic!("no listener {name}")).1
     }
 
     /// Where probes, metrics and the report are.
@@ -124,12 +136,7 @@ fn config() -> Config {
         format: FORMAT,
         namespace: "test".into(),
         name: "broker".into(),
-        listeners: vec![Listener {
-            name: "mqtt".into(),
-            protocol: Protocol::Mqtt,
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 0,
-        }],
+        listeners: vec![Listener::new("mqtt", Protocol::Mqtt, (Ipv4Addr::LOCALHOST, 0).into())],
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         auth: Settings { jwt, users: users.collect(), ..Settings::default() },
         limits: Limits::default(),

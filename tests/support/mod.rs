@@ -14,6 +14,7 @@
 
 mod apiserver;
 mod broker;
+mod certificates;
 mod clients;
 mod elasticsearch;
 mod lab;
@@ -22,6 +23,7 @@ mod wait;
 
 pub use apiserver::{ApiServer, with_temp_namespace};
 pub use broker::{Broker, PASSWORD, allow, open};
+pub use certificates::{Authority, Pair};
 pub use clients::{Mosquitto, Paho, mosquitto_client, paho};
 pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file, run};

@@ -36,8 +36,15 @@ fn policy(settings: &Settings) -> Policy {
     Policy::new(settings, Sources { jwks: KeySet::default(), hashes, bridge }).unwrap()
 }
 
-const NOTHING: Presented<'_> =
-    Presented { username: None, password: None, method: None, data: None, client_id: "dev1", internal: false };
+const NOTHING: Presented<'_> = Presented {
+    username: None,
+    password: None,
+    method: None,
+    data: None,
+    client_id: "dev1",
+    internal: false,
+    certificate: false,
+};
 
 fn with_password<'a>(username: &'a str, password: &'a [u8]) -> Presented<'a> {
     Presented { username: Some(username), password: Some(password), ..NOTHING }
@@ -115,6 +122,7 @@ fn anonymous_is_for_clients_that_present_nothing_at_all() {
     assert_eq!(refused(&open, &Presented { password: Some(b""), ..NOTHING }), (0x86, 4));
     assert_eq!(refused(&open, &Presented { method: Some("JWT"), ..NOTHING }), (0x86, 4));
     assert_eq!(refused(&open, &Presented { data: Some(b"x"), ..NOTHING }), (0x86, 4));
+    assert_eq!(refused(&open, &Presented { certificate: true, ..NOTHING }), (0x86, 4));
     assert_eq!(refused(&open, &with_password("u", b"wrong")), (0x86, 4));
 
     assert_eq!(refused(&policy(&Settings::default()), &NOTHING), (0x87, 5));

@@ -378,8 +378,15 @@ fn policy(settings: Settings) -> Policy {
 }
 
 fn connect(policy: &Policy, username: Option<&str>, password: &[u8], client_id: &str) -> Result<Identity, (u8, u8)> {
-    let presented =
-        Presented { username, password: Some(password), method: None, data: None, client_id, internal: false };
+    let presented = Presented {
+        username,
+        password: Some(password),
+        method: None,
+        data: None,
+        client_id,
+        internal: false,
+        certificate: false,
+    };
     outcome(policy.authenticate(&presented, NOW))
 }
 
@@ -407,6 +414,7 @@ fn a_token_is_read_from_the_password_and_from_the_authentication_data() {
             data: Some(token.as_bytes()),
             client_id: "any",
             internal: false,
+            certificate: false,
         };
         assert!(outcome(policy.authenticate(&presented, NOW)).is_ok(), "{method}");
     }

@@ -49,7 +49,7 @@ pub fn text(running: &Running, options: &Options, examples: &Examples, program: 
 
 fn head(text: &mut String, running: &Running, options: &Options, took: Duration) -> std::fmt::Result {
     let home = &running.home;
-    let urls: Vec<String> = running.listeners.iter().map(|it| format!("mqtt://{}", socket(it))).collect();
+    let urls: Vec<String> = running.listeners.iter().map(LiveListener::url).collect();
     writeln!(text, "{}/{} is up after {} ms", home.namespace, home.name, took.as_millis())?;
     writeln!(text, "  endpoint   {}", urls.join("  "))?;
     writeln!(text, "  metrics    http://{}/metrics", running.admin)?;
@@ -108,14 +108,6 @@ fn commands(
         writeln!(text, "  mosquitto_pub {to} -t {topic} -m {payload} -i {DEVICE} -u {DEVICE} -P \"$TOKEN\"")?;
     }
     writeln!(text)
-}
-
-fn socket(listener: &LiveListener) -> String {
-    if listener.host.contains(':') {
-        format!("[{}]:{}", listener.host, listener.port)
-    } else {
-        format!("{}:{}", listener.host, listener.port)
-    }
 }
 
 fn host_flags(listener: &LiveListener) -> String {

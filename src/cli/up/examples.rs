@@ -96,6 +96,7 @@ fn log_in<'a>(policy: &'a Policy, login: Option<&Login>) -> Option<Accepted<'a>>
         data: None,
         client_id: DEVICE,
         internal: false,
+        certificate: false,
     };
     // No token is presented, so the time plays no part.
     let identity = match policy.authenticate(&presented, 0) {

@@ -40,7 +40,8 @@ pub fn of_broker(object: &MqttBroker, plan: &Plan, ingredients: &Ingredients<'_>
 /// The Secret that a user's credentials are published in, in the form that Service Binding asks for.
 pub fn user(object: &MqttBroker, plan: &Plan, user: &UserPlan, password: &[u8]) -> Secret {
     let host = format!("{}.{}.svc", plan.names.broker, plan.namespace);
-    let port = plan.listeners()[0].port;
+    let listener = &plan.listeners()[0];
+    let (port, scheme, path) = (listener.port, listener.protocol.scheme(), listener.url_path());
     let text = |value: &str| ByteString(value.as_bytes().to_vec());
     let data = BTreeMap::from([
         ("type".to_owned(), text("mqtt")),
@@ -49,7 +50,7 @@ pub fn user(object: &MqttBroker, plan: &Plan, user: &UserPlan, password: &[u8]) 
         (PASSWORD.to_owned(), ByteString(password.to_vec())),
         ("host".to_owned(), text(&host)),
         ("port".to_owned(), text(&port.to_string())),
-        ("uri".to_owned(), text(&format!("mqtt://{host}:{port}"))),
+        ("uri".to_owned(), text(&format!("{scheme}://{host}:{port}{path}"))),
     ]);
     Secret {
         metadata: super::metadata(object, plan, &user.secret_name),

@@ -87,6 +87,13 @@ fn broker(plan: &Plan, image: &str) -> Container {
     if plan.bridge.is_some() {
         mounts.push(mount("bridge"));
     }
+    for secrets in &plan.listener_secrets {
+        let listener = &secrets.listener;
+        mounts.push(mount_at(&format!("tls-{listener}"), &format!("tls/{listener}")));
+        if secrets.client_ca.is_some() {
+            mounts.push(mount_at(&format!("client-ca-{listener}"), &format!("client-ca/{listener}")));
+        }
+    }
     mounts.push(VolumeMount { name: "state".into(), mount_path: STATE_IN_POD.into(), ..VolumeMount::default() });
     Container {
         name: BROKER_CONTAINER.into(),
@@ -145,13 +152,13 @@ fn volumes(plan: &Plan) -> Vec<Volume> {
         volumes.push(secret("bridge", &plan.names.bridge));
     }
     let theirs = [("elasticsearch", &plan.elasticsearch.credentials), ("elasticsearch-ca", &plan.elasticsearch.ca)];
-    for (name, source) in theirs {
-        if let Some(source) = source {
-            let mut volume = secret(name, source);
-            // A Secret of the user's that is missing is telemetry's trouble and not MQTT's.
-            volume.secret.get_or_insert_default().optional = Some(true);
-            volumes.push(volume);
-        }
+    // A Secret of the user's that is missing is telemetry's trouble and not MQTT's, or that of one listener and not of all.
+    let theirs = theirs.into_iter().filter_map(|(name, source)| Some(optional_secret(name, source.as_ref()?)));
+    volumes.extend(theirs);
+    for secrets in &plan.listener_secrets {
+        volumes.push(optional_secret(&format!("tls-{}", secrets.listener), &secrets.certificate));
+        let authority = secrets.client_ca.as_ref();
+        volumes.extend(authority.map(|it| optional_secret(&format!("client-ca-{}", secrets.listener), it)));
     }
     volumes.push(Volume {
         name: "state".into(),
@@ -169,11 +176,21 @@ fn secret(volume: &str, name: &str) -> Volume {
     }
 }
 
-/// A whole directory, never a single file of it: only directories follow their source.
+fn optional_secret(volume: &str, name: &str) -> Volume {
+    let mut volume = secret(volume, name);
+    volume.secret.get_or_insert_default().optional = Some(true);
+    volume
+}
+
 fn mount(volume: &str) -> VolumeMount {
+    mount_at(volume, volume)
+}
+
+/// A whole directory, never a single file of it: only directories follow their source.
+fn mount_at(volume: &str, path: &str) -> VolumeMount {
     VolumeMount {
         name: volume.into(),
-        mount_path: format!("{}/{volume}", Etc::IN_POD),
+        mount_path: format!("{}/{path}", Etc::IN_POD),
         read_only: Some(true),
         ..VolumeMount::default()
     }

@@ -107,7 +107,20 @@ fn ready(facts: &Facts<'_>, roll_out: &Verdict, endpoint: &Verdict, keys: &Verdi
             return Verdict::new(verdict.status, verdict.reason, verdict.message.clone());
         }
     }
-    Verdict::yes("Serving", "the broker serves MQTT")
+    certificates(facts).unwrap_or_else(|| Verdict::yes("Serving", "the broker serves MQTT"))
+}
+
+/// What is wrong with the certificates of listeners, as the pods say it.
+fn certificates(facts: &Facts<'_>) -> Option<Verdict> {
+    let reports = facts.observed.pods.iter().filter_map(|pod| pod.broker.as_ref());
+    let mut troubled = reports.flat_map(|report| &report.listeners).filter(|listener| listener.problem.is_some());
+    let first = troubled.next()?;
+    let message = format!("listener {}: {}", first.name, first.problem.as_deref().unwrap_or_default());
+    Some(if first.serves && troubled.all(|listener| listener.serves) {
+        Verdict::yes("Serving", format!("the broker serves MQTT, with the last good certificate of {message}"))
+    } else {
+        Verdict::no("CertificateUnusable", message)
+    })
 }
 
 /// Whether all pods are of the StatefulSet as it stands, and ready.

@@ -80,12 +80,15 @@ fn each(
 fn endpoint(listener: &Listener, address: &str, port: u16, scope: Scope, ready: bool) -> Endpoint {
     let scheme = match listener.protocol {
         Protocol::Mqtt => Scheme::Mqtt,
+        Protocol::Mqtts => Scheme::Mqtts,
+        Protocol::Ws => Scheme::Ws,
+        Protocol::Wss => Scheme::Wss,
     };
     let is_ip = address.parse::<IpAddr>().is_ok();
     Endpoint {
         name: listener.name.clone(),
         scheme,
-        url: format!("{scheme}://{}:{port}", in_url(address)),
+        url: format!("{scheme}://{}:{port}{}", in_url(address), listener.url_path()),
         host: (!is_ip).then(|| address.to_owned()),
         ip: is_ip.then(|| address.to_owned()),
         port,

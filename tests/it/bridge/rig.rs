@@ -124,7 +124,7 @@ fn broker_document(name: &str) -> Broker {
         format: FORMAT,
         namespace: "it".into(),
         name: name.into(),
-        listeners: vec![Listener { name: "mqtt".into(), protocol: Protocol::Mqtt, address: LOOPBACK, port: 0 }],
+        listeners: vec![Listener::new("mqtt", Protocol::Mqtt, (LOOPBACK, 0).into())],
         admin: (LOOPBACK, 0).into(),
         auth: Settings { anonymous: Some(Anonymous { acl: vec![rule] }), ..Settings::default() },
         limits: Limits::default(),

@@ -1,0 +1,228 @@
+//! A WebSocket connection as a stream of bytes.
+//!
+//! Frames are taken apart in the reader's own buffer, and an idle connection holds no buffer: what tens of thousands of
+//! browsers cost is the reason why this is not a general WebSocket library, which owns a buffer per connection and keeps
+//! it as large as the largest frame was.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frames::{self, Decoder, Event, Failure};
+
+/// Bytes of one outgoing frame.
+const FRAME_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// The buffer that the connections of a thread take turns with.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The server's side of a WebSocket, after its handshake.
+#[derive(Debug)]
+pub struct WebSocket<S> {
+    socket: S,
+    decoder: Decoder,
+    /// What came together with the handshake, and is read first.
+    early: Vec<u8>,
+    /// Frames on their way out, whole ones.
+    out: Vec<u8>,
+    /// Bytes of `out` that are written.
+    written: usize,
+    /// Why nothing more is read, once that is so.
+    end: Option<End>,
+    /// What the peer wants to hear again, once `out` is empty.
+    pong: bool,
+    /// Whether our goodbye is in `out` or gone.
+    closing: bool,
+}
+
+/// Why nothing more is read.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The peer closed.
+    Closed,
+    Failed(Failure),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// A socket after its handshake, with what has been read past that.
+    pub fn after(socket: S, early: Vec<u8>) -> Self {
+        Self {
+            socket,
+            early,
+            decoder: Decoder::default(),
+            out: Vec::new(),
+            written: 0,
+            end: None,
+            pong: false,
+            closing: false,
+        }
+    }
+
+    /// Takes frames apart in place; answers how many bytes for MQTT are at the front now.
+    fn decode(&mut self, bytes: &mut [u8]) -> usize {
+        let (mut payload, mut from) = (0, 0);
+        while from < bytes.len() && self.end.is_none() {
+            let (decoded, result) = self.decoder.decode(&mut bytes[from..]);
+            bytes.copy_within(from..from + decoded.payload, payload);
+            payload += decoded.payload;
+            from += decoded.used;
+            match (result, decoded.event) {
+                (Err(failure), _) => self.fail(failure),
+                (Ok(()), Some(Event::Close)) => {
+                    self.say_goodbye(self.decoder.goodbye());
+                    self.end = Some(End::Closed);
+                }
+                (Ok(()), Some(Event::Ping)) => self.pong(),
+                (Ok(()), None) => {}
+            }
+        }
+        payload
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.say_goodbye(failure.code());
+        self.end = Some(End::Failed(failure));
+    }
+
+    fn say_goodbye(&mut self, code: u16) {
+        if !self.closing {
+            self.closing = true;
+            frames::close(code, self.outgoing());
+        }
+    }
+
+    /// Of pings that come faster than their answers leave, the last is answered.
+    fn pong(&mut self) {
+        self.pong = !self.out.is_empty();
+        if !self.pong && !self.closing {
+            let mut out = SPARE.take();
+            frames::pong(self.decoder.control(), &mut out);
+            self.out = out;
+        }
+    }
+
+    fn outgoing(&mut self) -> &mut Vec<u8> {
+        if self.out.is_empty() {
+            self.out = SPARE.take();
+        }
+        &mut self.out
+    }
+
+    /// Writes what waits.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while self.written < self.out.len() {
+                let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
+                if n == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.written += n;
+            }
+            self.written = 0;
+            let mut out = std::mem::take(&mut self.out);
+            if out.capacity() > 0 && out.capacity() <= 2 * FRAME_MAX {
+                out.clear();
+                SPARE.set(out);
+            }
+            if !self.pong {
+                return Poll::Ready(Ok(()));
+            }
+            self.pong();
+        }
+    }
+
+    /// Puts one frame with as much as it may hold on its way.
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        let length = slices.iter().map(|slice| slice.len()).sum::<usize>().min(FRAME_MAX);
+        let out = self.outgoing();
+        frames::binary(length, out);
+        let mut left = length;
+        for slice in slices {
+            let n = slice.len().min(left);
+            out.extend_from_slice(&slice[..n]);
+            left -= n;
+        }
+        length
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // An answer to a ping leaves when it can; reading does not wait for it.
+        if let Poll::Ready(Err(error)) = this.poll_out(cx) {
+            return Poll::Ready(Err(error));
+        }
+        while this.end.is_none() {
+            let before = buffer.filled().len();
+            if this.early.is_empty() {
+                ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+            } else {
+                let n = this.early.len().min(buffer.remaining());
+                buffer.put_slice(&this.early[..n]);
+                this.early.drain(..n);
+            }
+            if buffer.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            let payload = this.decode(&mut buffer.filled_mut()[before..]);
+            buffer.set_filled(before + payload);
+            if let Poll::Ready(Err(error)) = this.poll_out(cx) {
+                return Poll::Ready(Err(error));
+            }
+            if payload > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        match this.end {
+            Some(End::Failed(failure)) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, failure))),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_out(cx))?;
+        if this.closing {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let n = this.send(slices);
+        // What does not leave now leaves at the next write or flush.
+        match this.poll_out(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(n)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut this.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.say_goodbye(frames::NORMAL);
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,94 @@
+//! The PROXY protocol: asked for and believed where the configuration says so, and nowhere else.
+
+use mqtt_operator::config::broker::Protocol;
+use tokio::io::AsyncWriteExt;
+
+use super::wire::{BINARY, CONNACK, CONNECT, add, expect, frame, greet, next_frame, rest, tcp, upgraded};
+use crate::support::{Broker, open};
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 1883\r\n";
+
+fn v2(command: u8, transport: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, transport], &length, body].concat()
+}
+
+/// A broker that everybody may use, whose listener `mqtt` is behind a proxy of this network.
+fn behind(network: &str) -> Broker {
+    Broker::with(|config| {
+        open(config);
+        config.listeners[0].proxies = vec![network.parse().unwrap()];
+        add(config, Protocol::Ws, "127.0.0.1").proxies = vec![network.parse().unwrap()];
+    })
+}
+
+#[tokio::test]
+async fn a_header_of_either_version_goes_before_mqtt_however_it_is_cut() {
+    let broker = behind("127.0.0.0/8");
+    let four = [192, 0, 2, 7, 192, 0, 2, 1, 0xC3, 0x50, 0x07, 0x5B];
+    let extensions = [&four[..], &[0x04, 0x03, 0xE8], &[0; 1000]].concat();
+    for header in [
+        V1.to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        v2(1, 0x11, &four),
+        v2(1, 0x11, &extensions),
+        v2(1, 0x21, &[1; 36]),
+        v2(0, 0, &[]),
+    ] {
+        let mut socket = tcp(broker.listener("mqtt")).await;
+        socket.write_all(&[&header, CONNECT].concat()).await.unwrap();
+        expect(&mut socket, CONNACK).await;
+
+        let mut socket = tcp(broker.listener("mqtt")).await;
+        socket.set_nodelay(true).unwrap();
+        for piece in [&header, CONNECT].concat().chunks(5) {
+            socket.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        expect(&mut socket, CONNACK).await;
+    }
+    let mut socket = tcp(broker.listener("ws")).await;
+    socket.write_all(V1).await.unwrap();
+    let mut socket = upgraded(socket).await;
+    socket.write_all(&frame(BINARY, CONNECT)).await.unwrap();
+    assert_eq!(next_frame(&mut socket).await, (BINARY, CONNACK.to_vec()));
+}
+
+#[tokio::test]
+async fn a_connection_from_the_network_of_proxies_needs_a_header_and_a_good_one() {
+    let broker = behind("127.0.0.1/32");
+    for wrong in [
+        CONNECT,
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 50000\r\n",
+        b"PROXY TCP4 192.0.2.777 192.0.2.1 1 2\r\n",
+        &v2(2, 0x11, &[0; 12]),
+        &v2(1, 0x11, &[0; 3]),
+        &v2(1, 0x12, &[0; 12]),
+        &[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat(),
+    ] {
+        let mut socket = tcp(broker.listener("mqtt")).await;
+        socket.write_all(&[wrong, CONNECT].concat()).await.unwrap();
+        assert_eq!(rest(&mut socket).await, b"", "{wrong:?}");
+    }
+    let mut socket = tcp(broker.listener("mqtt")).await;
+    socket.write_all(&[V1, CONNECT].concat()).await.unwrap();
+    expect(&mut socket, CONNACK).await;
+}
+
+#[tokio::test]
+async fn from_anywhere_else_a_connection_is_served_without_a_header_and_not_with_one() {
+    let broker = behind("192.0.2.0/24");
+    greet(&mut tcp(broker.listener("mqtt")).await).await;
+    for header in [V1.to_vec(), v2(1, 0x11, &[1; 12])] {
+        let mut socket = tcp(broker.listener("mqtt")).await;
+        socket.write_all(&[&header, CONNECT].concat()).await.unwrap();
+        assert_eq!(rest(&mut socket).await, b"");
+        let mut socket = tcp(broker.listener("ws")).await;
+        socket.write_all(&header).await.unwrap();
+        socket.shutdown().await.unwrap();
+        assert!(!rest(&mut socket).await.starts_with(b"HTTP/1.1 101"));
+    }
+    let mut socket = upgraded(tcp(broker.listener("ws")).await).await;
+    socket.write_all(&frame(BINARY, CONNECT)).await.unwrap();
+    assert_eq!(next_frame(&mut socket).await, (BINARY, CONNACK.to_vec()));
+}
