@@ -62,8 +62,10 @@ pub struct Peer {
     pub maximum_packet_size: usize,
     /// QoS 1 and 2 deliveries that the client accepts at a time.
     pub window: usize,
-    /// Seconds that the session outlives the connection.
+    /// Seconds that the session outlives the connection; none of an anonymous client does.
     pub session_expiry: u32,
+    /// Whether CONNECT asked for a session that outlives it, so that DISCONNECT may name another time.
+    pub may_prolong: bool,
 }
 
 /// A client that is connected, from CONNACK to the end.
@@ -329,7 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn on_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Closing {
         if let Some(expiry) = disconnect.properties.session_expiry {
-            if expiry > 0 && self.peer.session_expiry == 0 {
+            if expiry > 0 && !self.peer.may_prolong {
                 return Violation::SessionExpiryRaised.into();
             }
             self.peer.session_expiry = expiry.min(self.shared.limits.session_expiry);
@@ -338,10 +340,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Closing::goodbye(disconnect.code != ReasonCode::SUCCESS)
     }
 
-    /// Queues a packet for the client.
+    /// Queues a packet for the client; one that is larger than the client accepts is left out [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, packet: &Packet<'_>) {
-        let version = self.peer.version;
-        self.outbox.write(|out| codec::encode(packet, version, out));
+        let (version, maximum) = (self.peer.version, self.peer.maximum_packet_size);
+        self.outbox.write(|out| {
+            let before = out.len();
+            codec::encode(packet, version, out);
+            if out.len() - before > maximum {
+                out.truncate(before);
+            }
+        });
     }
 
     /// Takes deliveries and writes, in turns; answers whether there is more to do at once.

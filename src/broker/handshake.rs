@@ -18,7 +18,7 @@ use super::events::{self, Arrival};
 use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
-use super::registry::Claim;
+use super::registry::{Claim, NoSession};
 use super::timers::Timers;
 use super::upgrade;
 use super::will::Will;
@@ -33,6 +33,8 @@ use crate::store::Origin;
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of a CONNECT.
 pub const CONNECT_MAX: u32 = 128 * 1024;
+/// No CONNACK is larger: a text of 65,535 bytes, and what else it may say.
+const ROOM_FOR_CONNACK: usize = 66 * 1024;
 /// Passwords that may wait to be checked, for each that is being checked.
 const WAITING_PER_CHECK: usize = 64;
 
@@ -109,7 +111,7 @@ where
             Ok(establish(socket, shared, &connect, peer, claim, will, rest))
         }
         Err(refusal) => {
-            refuse(&mut socket, connect.version, &refusal).await;
+            refuse(&mut socket, &connect, &refusal).await;
             let presented = connect.username.is_some()
                 || connect.password.is_some()
                 || connect.properties.authentication_method.is_some();
@@ -151,13 +153,26 @@ async fn admit(
     let grants = shared.policy.load().grants(&identity, &client_id);
     let will = will(shared, connect, &identity, &grants, &client_id)?;
     let clean_start = connect.clean_start || identity.principal == Principal::Anonymous;
-    let claim = shared.claim(&client_id, &identity, clean_start).await.map_err(|_| Refusal {
-        code: ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
-        return_code: 2,
-        log: "the client id belongs to another principal".into(),
-        public: None,
-    })?;
-    Ok((peer(shared, connect, client_id, identity, grants), claim, will))
+    let peer = peer(shared, connect, client_id, identity, grants);
+    // What CONNACK has to say cannot be left out; a client that does not accept so much cannot be served.
+    if peer.maximum_packet_size < ROOM_FOR_CONNACK
+        && connack(shared, connect, &peer, false).len() > peer.maximum_packet_size
+    {
+        let log = "the client accepts no packet of the size of CONNACK".into();
+        return Err(Refusal { code: ReasonCode::PACKET_TOO_LARGE, return_code: 3, log, public: None });
+    }
+    let claim = shared.claim(&peer.client_id, &peer.identity, clean_start).await.map_err(no_session)?;
+    Ok((peer, claim, will))
+}
+
+fn no_session(reason: NoSession) -> Refusal {
+    let (code, return_code, log) = match reason {
+        NoSession::NotTheOwner => {
+            (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, 2, "the client id belongs to another principal")
+        }
+        NoSession::Closed => (ReasonCode::SERVER_UNAVAILABLE, 3, "the broker stops"),
+    };
+    Refusal { code, return_code, log: log.into(), public: None }
 }
 
 fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: Identity, grants: Grants) -> Peer {
@@ -167,6 +182,8 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: I
         _ if connect.clean_start => 0,
         _ => u32::MAX,
     };
+    let longest = if identity.principal == Principal::Anonymous { 0 } else { shared.limits.session_expiry };
+    let session_expiry = asked_expiry.min(longest);
     let receive_maximum = connect.properties.receive_maximum.filter(|_| is_v5).unwrap_or(u16::MAX);
     // The bridge's window is its own business: it is the backpressure of telemetry.
     let most = if identity.principal == Principal::Bridge { u16::MAX } else { shared.limits.max_inflight };
@@ -178,7 +195,8 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: I
         problem_information: connect.properties.request_problem_information.unwrap_or(true),
         maximum_packet_size: connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size as usize),
         window: receive_maximum.min(most).into(),
-        session_expiry: asked_expiry.min(shared.limits.session_expiry),
+        may_prolong: asked_expiry > 0,
+        session_expiry,
     }
 }
 
@@ -302,7 +320,8 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         asleep: false,
         successors: Vec::new(),
     });
-    connection.greet(connect, session_present, keep_alive);
+    let connack = connack(shared, connect, &connection.peer, session_present);
+    connection.outbox.write(|out| out.extend_from_slice(&connack));
     connection.resume();
     connection
 }
@@ -316,36 +335,44 @@ fn capped_keep_alive(asked: u16, cap: u16) -> u16 {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn greet(&mut self, connect: &Connect<'_>, session_present: bool, keep_alive: u16) {
-        let client_id = self.peer.client_id.clone();
-        let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
-        let properties = ConnAckProperties {
-            session_expiry: (asked_expiry != self.peer.session_expiry).then_some(self.peer.session_expiry),
-            receive_maximum: Some(self.receive_maximum()).filter(|maximum| *maximum < u16::MAX),
-            maximum_packet_size: Some(self.shared.limits.max_packet_size),
-            topic_alias_maximum: Some(self.shared.limits.max_topic_aliases).filter(|maximum| *maximum > 0),
-            server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
-            assigned_client_id: connect.client_id.is_empty().then_some(&*client_id),
-            authentication_method: connect.properties.authentication_method,
-            ..ConnAckProperties::default()
-        };
-        let code = ReasonCode::SUCCESS;
-        self.send(&Packet::ConnAck(Box::new(ConnAck { session_present, code, properties })));
-    }
+/// The CONNACK of a client that is accepted.
+fn connack(shared: &Shared, connect: &Connect<'_>, peer: &Peer, session_present: bool) -> Vec<u8> {
+    let limits = &shared.limits;
+    let keep_alive = capped_keep_alive(connect.keep_alive, limits.max_keep_alive);
+    let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
+    let properties = ConnAckProperties {
+        session_expiry: (asked_expiry != peer.session_expiry).then_some(peer.session_expiry),
+        receive_maximum: Some(limits.max_inflight).filter(|maximum| *maximum < u16::MAX),
+        maximum_packet_size: Some(limits.max_packet_size),
+        topic_alias_maximum: Some(limits.max_topic_aliases).filter(|maximum| *maximum > 0),
+        server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+        assigned_client_id: connect.client_id.is_empty().then_some(&*peer.client_id),
+        authentication_method: connect.properties.authentication_method,
+        ..ConnAckProperties::default()
+    };
+    let ack = ConnAck { session_present, code: ReasonCode::SUCCESS, properties };
+    let mut bytes = Vec::new();
+    codec::encode(&Packet::ConnAck(Box::new(ack)), peer.version, &mut bytes);
+    bytes
 }
 
-async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, version: Version, refusal: &Refusal) {
-    let mut out = Vec::new();
-    if version == Version::V5 {
-        let properties = ConnAckProperties { reason_string: refusal.public.as_deref(), ..ConnAckProperties::default() };
-        let ack = ConnAck { session_present: false, code: refusal.code, properties };
-        codec::encode(&Packet::ConnAck(Box::new(ack)), version, &mut out);
+/// Says no, in words only if the client accepts a packet of that size [MQTT-3.2.2-19].
+async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, connect: &Connect<'_>, refusal: &Refusal) {
+    let bytes = if connect.version == Version::V5 {
+        let accepted = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size as usize);
+        let with = |reason_string| {
+            let properties = ConnAckProperties { reason_string, ..ConnAckProperties::default() };
+            let ack = ConnAck { session_present: false, code: refusal.code, properties };
+            let mut bytes = Vec::new();
+            codec::encode(&Packet::ConnAck(Box::new(ack)), Version::V5, &mut bytes);
+            Some(bytes).filter(|bytes| bytes.len() <= accepted)
+        };
+        with(refusal.public.as_deref()).or_else(|| with(None)).unwrap_or_default()
     } else {
         // CONNACK of 3.x: no flags, the return code.
-        out.extend_from_slice(&[0x20, 2, 0, refusal.return_code]);
-    }
-    say_and_close(socket, &out).await;
+        vec![0x20, 2, 0, refusal.return_code]
+    };
+    say_and_close(socket, &bytes).await;
 }
 
 /// A CONNECT that can be understood that far is answered `[MQTT-3.1.4-1, 3.1.2-2]`.

@@ -4,7 +4,7 @@
 //! with the connection's task, or in the store while the client is away.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const TAKEOVER: Duration = Duration::from_secs(5);
 pub struct Registry {
     clients: Mutex<HashMap<Arc<str>, Entry>>,
     last_session: AtomicU64,
+    /// Set under the lock of `clients`, so that nobody comes in behind those who were told to go.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -48,9 +50,14 @@ pub struct Claim {
     pub stored: Option<StoredSession>,
 }
 
-/// The client id belongs to another principal.
-#[derive(Debug, PartialEq, Eq)]
-pub struct NotTheOwner;
+/// Why a connection gets no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSession {
+    /// The client id belongs to another principal.
+    NotTheOwner,
+    /// The broker stops.
+    Closed,
+}
 
 /// What a connection leaves behind.
 #[derive(Debug)]
@@ -73,9 +80,12 @@ impl Registry {
         self.lock().len()
     }
 
-    /// Tells every connection to end.
+    /// Tells every connection to end, and lets no other in.
     pub fn close_all(&self, reason: ReasonCode) {
-        let online: Vec<_> = self.lock().values().filter(|e| e.online).map(|e| e.mailbox.clone()).collect();
+        let clients = self.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        let online: Vec<_> = clients.values().filter(|e| e.online).map(|e| e.mailbox.clone()).collect();
+        drop(clients);
         for mailbox in online {
             mailbox.command(Command::Close { reason, done: None });
         }
@@ -84,10 +94,10 @@ impl Registry {
 
 enum Step {
     Claimed(Claim),
-    /// The old connection was told to leave.
-    Wait(oneshot::Receiver<()>),
-    /// The old session is to be ended first.
-    End(Arc<str>),
+    /// The connection that has this session was told to leave.
+    Wait(u64, oneshot::Receiver<()>),
+    /// This session is to be ended first.
+    End(u64),
 }
 
 impl Shared {
@@ -98,24 +108,27 @@ impl Shared {
         client_id: &Arc<str>,
         identity: &Identity,
         clean_start: bool,
-    ) -> Result<Claim, NotTheOwner> {
+    ) -> Result<Claim, NoSession> {
         loop {
             match self.try_claim(client_id, identity, clean_start)? {
                 Step::Claimed(claim) => return Ok(claim),
-                Step::End(client_id) => self.end_session(&client_id),
-                Step::Wait(done) => {
+                Step::End(session) => self.end_session(client_id, |entry| entry.mailbox.session == session),
+                Step::Wait(session, done) => {
                     // A connection that never answers loses its session to the newcomer at the next turn.
                     if tokio::time::timeout(TAKEOVER, done).await.is_err() {
                         tracing::warn!(%client_id, "the old connection did not give up its session in time");
-                        self.end_session(client_id);
+                        self.end_session(client_id, |entry| entry.mailbox.session == session);
                     }
                 }
             }
         }
     }
 
-    fn try_claim(&self, client_id: &Arc<str>, identity: &Identity, clean_start: bool) -> Result<Step, NotTheOwner> {
+    fn try_claim(&self, client_id: &Arc<str>, identity: &Identity, clean_start: bool) -> Result<Step, NoSession> {
         let mut clients = self.registry.lock();
+        if self.registry.closed.load(Ordering::Relaxed) {
+            return Err(NoSession::Closed);
+        }
         let Some(entry) = clients.get_mut(client_id) else {
             let session = self.registry.last_session.fetch_add(1, Ordering::Relaxed) + 1;
             let mailbox = Arc::new(Mailbox::new(session, self.queue_limits(&identity.principal)));
@@ -127,16 +140,16 @@ impl Shared {
         };
         let same = entry.principal == identity.principal;
         if !same && !may_displace(identity, &entry.principal, client_id) {
-            return Err(NotTheOwner);
+            return Err(NoSession::NotTheOwner);
         }
         if entry.online {
             let (done, wait) = oneshot::channel();
             let reason = ReasonCode::SESSION_TAKEN_OVER;
             entry.mailbox.command(Command::Close { reason, done: Some(done) });
-            return Ok(Step::Wait(wait));
+            return Ok(Step::Wait(entry.mailbox.session, wait));
         }
         if !same || clean_start {
-            return Ok(Step::End(client_id.clone()));
+            return Ok(Step::End(entry.mailbox.session));
         }
         if let Some(timer) = entry.timer.take() {
             timer.abort();
@@ -160,27 +173,35 @@ impl Shared {
     /// Takes a session back from a connection that ends: keeps it until it expires, or ends it.
     pub fn release(self: &Arc<Self>, client_id: &Arc<str>, mailbox: &Arc<Mailbox>, leaving: Leaving) {
         let Leaving { session, expiry, will, successors } = leaving;
-        let commands = {
-            let mut clients = self.registry.lock();
-            let Some(entry) = clients.get_mut(client_id).filter(|e| e.mailbox.session == mailbox.session) else {
-                // The session was ended meanwhile; its subscriptions are still in the index.
-                drop(clients);
-                self.discard(mailbox, &session);
-                return;
-            };
-            let commands = entry.mailbox.disconnect();
+        // A will without a delay is due now, also where a successor goes on with the session.
+        let (due, waiting) = match will {
+            Some(will) if will.delay.is_zero() => (Some(will), None),
+            will => (None, will),
+        };
+        let mut clients = self.registry.lock();
+        let Some(entry) = clients.get_mut(client_id).filter(|e| e.mailbox.session == mailbox.session) else {
+            // The session was ended meanwhile, which no will outlasts; its subscriptions are still in the index.
+            drop(clients);
+            self.discard(mailbox, &session);
+            due.or(waiting).into_iter().for_each(|will| will::publish(self, will));
+            return;
+        };
+        let commands = entry.mailbox.disconnect();
+        if expiry.is_zero() {
+            // Gone before the lock is: nobody resumes it.
+            clients.remove(client_id);
+            drop(clients);
+            self.discard(mailbox, &session);
+            due.or(waiting).into_iter().for_each(|will| will::publish(self, will));
+        } else {
             self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(client_id, session);
             entry.online = false;
-            entry.will = will;
-            if !expiry.is_zero() {
-                let delay = entry.will.as_ref().map(|will| will.delay.min(expiry));
-                let task = tokio::spawn(away(self.clone(), client_id.clone(), mailbox.session, delay, expiry));
-                entry.timer = Some(task.abort_handle());
-            }
-            commands
-        };
-        if expiry.is_zero() {
-            self.end_session(client_id);
+            let delay = waiting.as_ref().map(|will| will.delay.min(expiry));
+            entry.will = waiting;
+            let task = tokio::spawn(away(self.clone(), client_id.clone(), mailbox.session, delay, expiry));
+            entry.timer = Some(task.abort_handle());
+            drop(clients);
+            due.into_iter().for_each(|will| will::publish(self, will));
         }
         let unread = commands.into_iter().filter_map(|Command::Close { done, .. }| done);
         for successor in successors.into_iter().chain(unread) {
@@ -189,13 +210,21 @@ impl Shared {
         }
     }
 
-    /// Ends a session for good: subscriptions and queue go, a waiting will is sent.
-    fn end_session(self: &Arc<Self>, client_id: &Arc<str>) {
-        let Some(entry) = self.registry.lock().remove(client_id) else { return };
+    /// Ends a session for good, if it is the `wanted` one: subscriptions and queue go, a waiting will is sent.
+    fn end_session(self: &Arc<Self>, client_id: &Arc<str>, wanted: impl FnOnce(&Entry) -> bool) {
+        let (entry, stored) = {
+            let mut clients = self.registry.lock();
+            if !clients.get(client_id).is_some_and(wanted) {
+                return;
+            }
+            // Both under the lock: a newcomer's session has the same client id.
+            let stored = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).take(client_id);
+            (clients.remove(client_id), stored)
+        };
+        let Some(entry) = entry else { return };
         if let Some(timer) = entry.timer {
             timer.abort();
         }
-        let stored = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).take(client_id);
         if entry.online {
             // Its task still has the session and discards it when it notices.
             let reason = ReasonCode::SESSION_TAKEN_OVER;
@@ -257,13 +286,6 @@ async fn away(shared: Arc<Shared>, client_id: Arc<str>, session: u64, delay: Opt
         }
     }
     tokio::time::sleep(left).await;
-    let expired = {
-        let mut clients = shared.registry.lock();
-        let entry = clients.get_mut(&client_id).filter(|e| e.mailbox.session == session && !e.online);
-        // Ending the session aborts its timer, which is this task.
-        entry.map(|entry| entry.timer = None).is_some()
-    };
-    if expired {
-        shared.end_session(&client_id);
-    }
+    // This aborts the session's timer, which is this task: nothing is awaited any more.
+    shared.end_session(&client_id, |entry| entry.mailbox.session == session && !entry.online);
 }

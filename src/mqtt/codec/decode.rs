@@ -137,6 +137,10 @@ fn connect<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violation> {
         return Err(Violation::AuthenticationDataWithoutMethod);
     }
     let client_id = reader.text("client identifier")?;
+    // 3.1 asks for at least one character, 3.1.1 only where there is a session to come back to.
+    if client_id.is_empty() && (version == Version::V31 || version == Version::V311 && !flags.clean_start) {
+        return Err(Violation::EmptyClientId);
+    }
     let will = flags.will.map(|(qos, retain)| will(reader, version, qos, retain)).transpose()?;
     // 3.1 asks servers to accept the flag without the field.
     let has_username = flags.username && !(version == Version::V31 && reader.is_empty());
