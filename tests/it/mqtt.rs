@@ -12,6 +12,15 @@
 // Every test here speaks through all of `wire`.
 #![allow(clippy::wildcard_imports)]
 
+mod authentication;
+mod connack;
 mod connect;
+mod disconnect;
+mod errors;
+mod format;
+mod representation;
+mod sessions;
 mod table;
+mod version31;
+mod wills;
 mod wire;

@@ -47,9 +47,9 @@ impl Table {
             } else if line.starts_with("#[") {
                 is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
             } else {
-                if !comment.is_empty() {
-                    let name = function(line).filter(|_| is_test);
-                    self.comment(path, &comment, name);
+                // Code may say which statement it follows; a proof is a test.
+                if let Some(test) = function(line).filter(|_| is_test) {
+                    self.comment(path, &comment, test);
                 }
                 comment.clear();
                 is_test = false;
@@ -57,41 +57,41 @@ impl Table {
         }
     }
 
-    fn comment(&mut self, path: &str, lines: &[(usize, &str)], test: Option<&str>) {
-        // Versions that the ids speak of: those since the last id.
-        let (mut versions, mut used): (Vec<&str>, bool) = (vec![], false);
-        for (line, text) in lines {
-            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-'));
-            for word in words.map(|word| word.trim_end_matches('.')) {
-                if matches!(word, "3.1.1" | "5.0") {
-                    if std::mem::take(&mut used) {
-                        versions.clear();
-                    }
-                    versions.push(word);
-                } else if word.strip_prefix("MQTT-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-                {
-                    let Some(test) = test else {
-                        // Code may say which statement it follows; a proof is a test.
-                        continue;
-                    };
-                    used = true;
-                    if versions.is_empty() {
-                        self.problems
-                            .push(format!("{path}:{line}: {word} without its version, 3.1.1 or 5.0, before it"));
-                    }
-                    for version in &versions {
-                        let key = (String::from(*version), word.to_owned());
-                        let proof = Proof { path: path.to_owned(), test: test.to_owned() };
-                        if !self.statements.contains(&key) {
-                            self.problems.push(format!("{path}:{line}: {version} has no statement {word}"));
-                        }
-                        let proofs = self.proofs.entry(key).or_default();
-                        if !proofs.contains(&proof) {
-                            proofs.push(proof);
-                        }
-                    }
+    /// Lists of ids in brackets, each with its version or versions directly before it.
+    fn comment(&mut self, path: &str, lines: &[(usize, &str)], test: &str) {
+        let line = lines.first().map_or(0, |(line, _)| *line);
+        let text: Vec<&str> = lines.iter().map(|(_, text)| text.trim()).collect();
+        let text = text.join(" ");
+        let mut rest = text.as_str();
+        while let Some((before, (list, after))) =
+            rest.split_once("[MQTT-").and_then(|(before, list)| Some((before, list.split_once(']')?)))
+        {
+            let versions = before.split_whitespace().rev();
+            let versions: Vec<&str> = versions
+                .map(|word| word.trim_end_matches(','))
+                .take_while(|word| matches!(*word, "3.1.1" | "5.0" | "and"))
+                .filter(|word| *word != "and")
+                .collect();
+            for id in list.split(',').map(|id| format!("MQTT-{}", id.trim().trim_start_matches("MQTT-"))) {
+                if versions.is_empty() {
+                    self.problems.push(format!("{path}:{line}: {id} without its version, 3.1.1 or 5.0, before it"));
+                }
+                for version in &versions {
+                    self.proof((String::from(*version), id.clone()), path, line, test);
                 }
             }
+            rest = after;
+        }
+    }
+
+    fn proof(&mut self, key: Key, path: &str, line: usize, test: &str) {
+        if !self.statements.contains(&key) {
+            self.problems.push(format!("{path}:{line}: {} has no statement {}", key.0, key.1));
+        }
+        let proof = Proof { path: path.to_owned(), test: test.to_owned() };
+        let proofs = self.proofs.entry(key).or_default();
+        if !proofs.contains(&proof) {
+            proofs.push(proof);
         }
     }
 
@@ -240,7 +240,7 @@ fn table_of(source: &str, exempt: &str) -> Table {
 #[test]
 fn a_statement_that_is_missing_is_found() {
     let table = table_of(
-        "/// 3.1.1 and 5.0 [MQTT-1.1.1-1].\n#[test]\nfn one_way() {}\n\n/// 5.0\n/// [MQTT-4.2-1].\n#[tokio::test]\nasync fn more() {}",
+        "/// Not in 3.1.1.\n/// 3.1.1 and 5.0 [MQTT-1.1.1-1].\n#[test]\nfn one_way() {}\n\n/// 5.0\n/// [MQTT-4.2-1].\n#[tokio::test]\nasync fn more() {}",
         "",
     );
     assert_eq!(table.problems, Vec::<String>::new());

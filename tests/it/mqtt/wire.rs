@@ -486,6 +486,13 @@ impl Wire {
     /// The next packet, whatever it is.
     #[track_caller]
     pub fn expect_packet(&mut self) -> Frame {
+        let next = self.next_packet();
+        next.unwrap_or_else(|| panic!("closed instead of a packet, after {}", hex(self.unread.make_contiguous())))
+    }
+
+    /// The next packet, or none when the broker closes before it is whole.
+    #[track_caller]
+    pub fn next_packet(&mut self) -> Option<Frame> {
         loop {
             let bytes = self.unread.make_contiguous();
             if let Some(at) = bytes.iter().skip(1).position(|byte| byte & 0x80 == 0) {
@@ -494,12 +501,10 @@ impl Wire {
                 if bytes.len() >= whole {
                     let frame = Frame { first: bytes[0], body: bytes[at + 2..whole].to_vec() };
                     self.unread.drain(..whole);
-                    return frame;
+                    return Some(frame);
                 }
             }
-            if let Err(end) = self.fill() {
-                panic!("{end} instead of a packet, after {}", hex(self.unread.make_contiguous()));
-            }
+            self.fill().ok()?;
         }
     }
 
@@ -522,6 +527,11 @@ impl Wire {
     pub fn expect_close(&mut self) {
         while self.fill().is_ok() {}
         assert!(self.unread.is_empty(), "closed, but not without {}", hex(self.unread.make_contiguous()));
+    }
+
+    /// Reads on; whether the broker has closed by now.
+    pub fn at_end(&mut self) -> bool {
+        self.fill().is_err()
     }
 
     /// 5.0: the broker sends DISCONNECT with this reason code and closes. 3.x: it closes and says nothing.
@@ -551,6 +561,17 @@ impl Wire {
         assert!(!ack.session_present, "a refusal with session present");
         self.expect_close();
         ack
+    }
+
+    /// CONNECT breaks a rule. 5.0: CONNACK with this code. 3.x: not a word. Both: closed.
+    #[track_caller]
+    pub fn expect_bad_connect(&mut self, code: u8) {
+        if self.version == Version::V5 {
+            let ack = self.expect_connack();
+            assert_eq!(ack.code, code, "{ack:?}");
+            assert!(!ack.session_present, "a refusal with session present");
+        }
+        self.expect_close();
     }
 
     /// Nothing has arrived: the answer to a PINGREQ is the next thing that the broker says. All that it did for this
