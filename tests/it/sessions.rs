@@ -349,7 +349,7 @@ async fn shutdown_tells_mqtt_5_clients_and_ends_in_time() {
     assert!(end.contains("0x8B"), "{end}");
 }
 
-/// What the last connection accepted says nothing of this one `[MQTT-3.3.4-9]`.
+/// What the last connection accepted says nothing of this one. 5.0 [MQTT-3.3.4-9].
 #[tokio::test]
 async fn a_resumed_session_sends_again_only_what_the_new_connection_accepts() {
     let broker = Broker::start();

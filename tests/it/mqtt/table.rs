@@ -57,7 +57,7 @@ impl Table {
         }
     }
 
-    /// Lists of ids in brackets, each with its version or versions directly before it.
+    /// Lists of ids in brackets, each with its version or versions directly before it. In backquotes they are prose.
     fn comment(&mut self, path: &str, lines: &[(usize, &str)], test: &str) {
         let line = lines.first().map_or(0, |(line, _)| *line);
         let text: Vec<&str> = lines.iter().map(|(_, text)| text.trim()).collect();
@@ -66,6 +66,10 @@ impl Table {
         while let Some((before, (list, after))) =
             rest.split_once("[MQTT-").and_then(|(before, list)| Some((before, list.split_once(']')?)))
         {
+            rest = after;
+            if before.ends_with('`') {
+                continue;
+            }
             let versions = before.split_whitespace().rev();
             let versions: Vec<&str> = versions
                 .map(|word| word.trim_end_matches(','))
@@ -80,7 +84,6 @@ impl Table {
                     self.proof((String::from(*version), id.clone()), path, line, test);
                 }
             }
-            rest = after;
         }
     }
 

@@ -26,7 +26,7 @@ async fn connected(broker: &Broker) -> tokio::net::TcpStream {
     socket
 }
 
-/// `[MQTT-6.0.0-2]`
+/// 3.1.1 and 5.0 [MQTT-6.0.0-2].
 #[tokio::test]
 async fn packets_may_be_split_and_joined_across_frames() {
     let broker = broker(&[]);
@@ -65,7 +65,7 @@ async fn a_frame_that_arrives_together_with_the_request_is_not_lost() {
     assert_eq!(next_frame(&mut socket).await, (BINARY, CONNACK.to_vec()));
 }
 
-/// `[MQTT-6.0.0-1]`, and what RFC 6455 forbids.
+/// 3.1.1 and 5.0 [MQTT-6.0.0-1], and what RFC 6455 forbids.
 #[tokio::test]
 async fn what_is_no_binary_frame_closes_the_connection_with_its_code_and_no_other() {
     let broker = broker(&[]);
@@ -119,7 +119,7 @@ async fn pings_are_answered_and_a_goodbye_is_returned() {
     assert_eq!(rest(&mut socket).await, b"");
 }
 
-/// `[MQTT-6.0.0-3]`, and what a browser or a person with curl gets to read.
+/// 3.1.1 and 5.0 [MQTT-6.0.0-3], and what a browser or a person with curl gets to read.
 #[tokio::test]
 async fn requests_that_are_not_for_mqtt_are_told_what_is_wrong() {
     let broker = broker(&["https://app.example.com"]);
