@@ -138,6 +138,15 @@ fn a_missing_user_name_is_accepted_in_3_1_only() {
 }
 
 #[test]
+fn an_empty_client_identifier_needs_a_clean_session_below_5() {
+    for (name, level, version) in [(&b"MQIsdp"[..], 3, Version::V31), (b"MQTT", 4, Version::V311)] {
+        assert!(decode(&connect_frame(name, level, 2, &[0, 0]), version).is_ok(), "{version}");
+        assert_eq!(violation(&connect_frame(name, level, 0, &[0, 0]), version), Violation::EmptyClientId);
+    }
+    assert!(decode(&connect_frame(b"MQTT", 5, 0, &[0, 0, 0]), Version::V5).is_ok());
+}
+
+#[test]
 fn bytes_after_the_last_field_are_malformed() {
     let frame = connect_frame(b"MQTT", 4, 2, &[0, 1, b'c', 9]);
     assert_eq!(violation(&frame, Version::V311), Violation::TrailingBytes { packet: "CONNECT", count: 1 });
@@ -410,6 +419,7 @@ prop_compose! {
             topic_alias_maximum: more.0, request_response_information: more.1, request_problem_information: more.2,
             user, authentication_method, authentication_data,
         };
+        let clean_start = clean_start || version != Version::V5 && client_id.is_empty();
         Connect { version, clean_start, keep_alive, client_id, username, password, will, properties }
     }
 }
