@@ -68,6 +68,16 @@ pub struct Peer {
     pub may_prolong: bool,
 }
 
+impl Peer {
+    /// The Reason String of an acknowledgement, where the client wants to hear it and the packet stays small enough for
+    /// it `[MQTT-3.1.2-29, MQTT-3.4.2-2, MQTT-3.5.2-2]`.
+    pub fn reason_string(&self, text: &'static str) -> Option<&'static str> {
+        /// Fixed header, packet identifier, reason code, length of the properties, property, length of the text.
+        const REST: usize = 2 + 2 + 1 + 1 + 1 + 2;
+        (self.problem_information && REST + text.len() <= self.maximum_packet_size).then_some(text)
+    }
+}
+
 /// A client that is connected, from CONNACK to the end.
 pub struct Connection<S> {
     pub(super) socket: S,

@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         events::denied(&self.shared, &self.peer.client_id, principal, Action::Publish, publish.topic);
         let is_v5 = self.peer.version == Version::V5;
         if let (Some(packet_id), true) = (publish.packet_id, is_v5) {
-            let reason_string = self.peer.problem_information.then_some("no rule allows it");
+            let reason_string = self.peer.reason_string("no rule allows it");
             let properties = AckProperties { reason_string, ..AckProperties::default() };
             self.answer_publish(publish.qos, &Ack { packet_id, code: ReasonCode::NOT_AUTHORIZED, properties });
             if publish.qos == QoS::ExactlyOnce {

@@ -65,14 +65,29 @@ pub struct Routes {
     pub wants_origin: bool,
 }
 
-/// One session that gets a copy: the highest QoS and all identifiers of its matching subscriptions.
+/// One session that gets a copy.
 #[derive(Clone, Debug)]
 struct Route {
     mailbox: Arc<Mailbox>,
+    terms: Terms,
+    own: Own,
+}
+
+/// How a copy is made: with the highest QoS and all identifiers of the matching subscriptions.
+#[derive(Clone, Debug)]
+struct Terms {
     qos: QoS,
-    no_local: bool,
     retain_as_published: bool,
     via: Option<Arc<Via>>,
+}
+
+/// What the session gets of its own publications: subscriptions with No Local have no part in that `[MQTT-3.8.3-3]`.
+#[derive(Clone, Debug)]
+enum Own {
+    /// The same as of others.
+    Same,
+    Nothing,
+    Other(Box<Terms>),
 }
 
 /// What a delivery to all routes did.
@@ -345,14 +360,12 @@ impl Routes {
     pub fn deliver(&self, message: &Arc<Message>, from: u64, now: u64, wakers: &mut Vec<Waker>) -> Routed {
         let mut routed = Routed::default();
         for route in &self.direct {
-            if route.no_local && route.mailbox.session == from {
-                continue;
-            }
+            let Some(terms) = route.terms(from) else { continue };
             let delivery = Delivery {
                 message: message.clone(),
-                qos: message.qos.min(route.qos),
-                retain: message.retain && route.retain_as_published,
-                via: route.via.clone(),
+                qos: message.qos.min(terms.qos),
+                retain: message.retain && terms.retain_as_published,
+                via: terms.via.clone(),
             };
             routed.count(&route.mailbox, delivery, now, wakers);
         }
@@ -365,10 +378,35 @@ impl Routes {
 
 impl Route {
     fn new(subscriber: &Subscriber) -> Self {
+        let own = if subscriber.options.no_local { Own::Nothing } else { Own::Same };
+        Self { mailbox: subscriber.mailbox.clone(), terms: Terms::of(subscriber), own }
+    }
+
+    /// The terms for a publication of session `from`; `None`: it gets no copy.
+    fn terms(&self, from: u64) -> Option<&Terms> {
+        match &self.own {
+            Own::Nothing if self.mailbox.session == from => None,
+            Own::Other(own) if self.mailbox.session == from => Some(own),
+            _ => Some(&self.terms),
+        }
+    }
+
+    /// Another subscription of the same session matches too.
+    fn merge(&mut self, subscriber: &Subscriber) {
+        match (&mut self.own, subscriber.options.no_local) {
+            (Own::Same, true) => self.own = Own::Other(Box::new(self.terms.clone())),
+            (Own::Nothing, false) => self.own = Own::Other(Box::new(Terms::of(subscriber))),
+            (Own::Other(own), false) => own.merge(subscriber),
+            (Own::Same, false) | (Own::Nothing | Own::Other(_), true) => {}
+        }
+        self.terms.merge(subscriber);
+    }
+}
+
+impl Terms {
+    fn of(subscriber: &Subscriber) -> Self {
         Self {
-            mailbox: subscriber.mailbox.clone(),
             qos: subscriber.options.qos,
-            no_local: subscriber.options.no_local,
             retain_as_published: subscriber.options.retain_as_published,
             via: subscriber.identifier.map(|id| Arc::new(Via { identifiers: vec![id], share: None })),
         }
@@ -376,7 +414,6 @@ impl Route {
 
     fn merge(&mut self, subscriber: &Subscriber) {
         self.qos = self.qos.max(subscriber.options.qos);
-        self.no_local &= subscriber.options.no_local;
         self.retain_as_published |= subscriber.options.retain_as_published;
         if let Some(id) = subscriber.identifier {
             let mut identifiers = self.via.as_ref().map(|via| via.identifiers.clone()).unwrap_or_default();

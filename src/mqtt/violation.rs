@@ -107,6 +107,8 @@ pub enum Violation {
     EmptyUnsubscribe,
     #[error("subscription options {options:#010b} [{}]", self.id())]
     SubscriptionOptions { options: u8 },
+    #[error("subscription with QoS 3 [{}]", self.id())]
+    SubscriptionQos3,
     #[error("retain handling 3 [{}]", self.id())]
     RetainHandling,
     #[error("No Local on a shared subscription [{}]", self.id())]
@@ -197,6 +199,7 @@ impl Violation {
             | Self::UnexpectedAcknowledgement { .. }
             | Self::UnknownTopicAlias { .. }
             | Self::PayloadFormat
+            | Self::SubscriptionQos3
             | Self::RetainHandling
             | Self::SessionExpiryRaised => "MQTT-4.13.1-1",
         }
@@ -230,6 +233,7 @@ impl Violation {
             | Self::UnexpectedAcknowledgement { .. }
             | Self::EmptySubscribe
             | Self::EmptyUnsubscribe
+            | Self::SubscriptionQos3
             | Self::RetainHandling
             | Self::NoLocalOnShared
             | Self::SessionExpiryRaised

@@ -81,10 +81,14 @@ fn make(change: Change, router: &Router, list: &mut List, mailboxes: &[Arc<Mailb
     assert!(router.generation() > before, "publishers notice");
 }
 
-/// What the list says of a topic: the merged subscription of each session, and the members of each group.
+/// QoS, Retain As Published and identifiers of a session's merged subscriptions.
+type Merged = (QoS, bool, Vec<u32>);
+
+/// What the list says of a topic: the terms on which each session gets the messages of others and, where No Local does not
+/// forbid it, its own; and the members of each group.
 #[derive(Debug, Default, PartialEq)]
 struct Expected {
-    direct: BTreeMap<u64, (QoS, bool, bool, Vec<u32>)>,
+    direct: BTreeMap<u64, (Merged, Option<Merged>)>,
     groups: BTreeMap<String, BTreeSet<u64>>,
 }
 
@@ -99,23 +103,31 @@ fn expected(list: &List, topic: &str) -> Expected {
             expected.groups.entry(whole.clone()).or_default().insert(*session);
             continue;
         }
-        let merged = expected.direct.entry(*session).or_insert((QoS::AtMostOnce, true, false, Vec::new()));
-        merged.0 = merged.0.max(options.qos);
-        merged.1 &= options.no_local;
-        merged.2 |= options.retain_as_published;
-        merged.3.extend(identifier);
-        merged.3.sort_unstable();
+        let (others, own) = expected.direct.entry(*session).or_default();
+        let own = (!options.no_local).then(|| own.get_or_insert_default());
+        for merged in [Some(others), own].into_iter().flatten() {
+            merged.0 = merged.0.max(options.qos);
+            merged.1 |= options.retain_as_published;
+            merged.2.extend(identifier);
+            merged.2.sort_unstable();
+        }
     }
     expected
+}
+
+fn identifiers(via: Option<&Via>) -> Vec<u32> {
+    let mut identifiers = via.map(|via| via.identifiers.clone()).unwrap_or_default();
+    identifiers.sort_unstable();
+    identifiers
 }
 
 fn found(routes: &Routes) -> Expected {
     let mut found = Expected::default();
     for route in &routes.direct {
-        let mut identifiers = route.via.as_ref().map(|via| via.identifiers.clone()).unwrap_or_default();
-        identifiers.sort_unstable();
-        let merged = (route.qos, route.no_local, route.retain_as_published, identifiers);
-        assert_eq!(found.direct.insert(route.mailbox.session, merged), None, "one copy for a session");
+        let session = route.mailbox.session;
+        let merged = |terms: &Terms| (terms.qos, terms.retain_as_published, identifiers(terms.via.as_deref()));
+        let merged = (merged(&route.terms), route.terms(session).map(merged));
+        assert_eq!(found.direct.insert(session, merged), None, "one copy for a session");
     }
     for group in &routes.groups {
         let members: Vec<u64> = group.members().iter().map(|(member, _)| member.mailbox.session).collect();
@@ -133,8 +145,11 @@ fn check_delivery(routes: &Routes, expected: &Expected, topic: &str, from: u64, 
     let publish = Publish { dup: false, qos, retain: true, topic, packet_id: None, properties, payload: b"x" };
     let message = Arc::new(Message::new(&publish, topic, 0, None));
     let routed = routes.deliver(&message, from, 0, &mut Vec::new());
-    let reached = |(session, merged): (&u64, &(QoS, bool, bool, Vec<u32>))| !(merged.1 && *session == from);
-    let copies = expected.direct.iter().filter(|entry| reached(*entry)).count() + expected.groups.len();
+    let terms = |session: u64| match expected.direct.get(&session)? {
+        (_, own) if session == from => own.as_ref(),
+        (others, _) => Some(others),
+    };
+    let copies = expected.direct.keys().filter_map(|session| terms(*session)).count() + expected.groups.len();
     assert_eq!((routed.copies, routed.dropped), (copies, 0));
     let mut served = BTreeSet::new();
     for mailbox in mailboxes {
@@ -148,13 +163,10 @@ fn check_delivery(routes: &Routes, expected: &Expected, topic: &str, from: u64, 
                 continue;
             }
             direct += 1;
-            let (qos, _, retain, identifiers) = &expected.direct[&mailbox.session];
-            let mut told = delivery.via.as_ref().map(|via| via.identifiers.clone()).unwrap_or_default();
-            told.sort_unstable();
-            assert_eq!((delivery.qos, delivery.retain, &told), (*qos, *retain, identifiers));
+            let told = (delivery.qos, delivery.retain, identifiers(delivery.via.as_deref()));
+            assert_eq!(Some(&told), terms(mailbox.session));
         }
-        let wanted = expected.direct.get_key_value(&mailbox.session).is_some_and(reached);
-        assert_eq!(direct, usize::from(wanted), "session {}", mailbox.session);
+        assert_eq!(direct, usize::from(terms(mailbox.session).is_some()), "session {}", mailbox.session);
     }
     assert_eq!(served.len(), expected.groups.len());
 }

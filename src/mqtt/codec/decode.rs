@@ -253,7 +253,7 @@ fn subscription_options(options: u8, version: Version) -> Result<SubscriptionOpt
         return Err(Violation::SubscriptionOptions { options });
     }
     Ok(SubscriptionOptions {
-        qos: QoS::from_bits(options & 3).ok_or(Violation::SubscriptionOptions { options })?,
+        qos: QoS::from_bits(options & 3).ok_or(Violation::SubscriptionQos3)?,
         no_local: options & 0x04 != 0,
         retain_as_published: options & 0x08 != 0,
         retain_handling: match options >> 4 {

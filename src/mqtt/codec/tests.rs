@@ -229,7 +229,7 @@ fn response_topics_have_no_wildcards() {
 #[test]
 fn subscribe_refuses_what_is_malformed() {
     assert_eq!(violation(b"\x82\x02\x00\x01", Version::V311), Violation::EmptySubscribe);
-    assert_eq!(violation(b"\x82\x06\x00\x01\x00\x01a\x03", Version::V311).id(), "MQTT-3.8.3-5");
+    assert_eq!(violation(b"\x82\x06\x00\x01\x00\x01a\x03", Version::V311), Violation::SubscriptionQos3);
     assert_eq!(violation(b"\x82\x06\x00\x01\x00\x01a\x04", Version::V311).id(), "MQTT-3.8.3-5");
     assert_eq!(violation(b"\x82\x07\x00\x01\x00\x00\x01a\x40", Version::V5).id(), "MQTT-3.8.3-5");
     assert_eq!(violation(b"\x82\x07\x00\x01\x00\x00\x01a\x30", Version::V5), Violation::RetainHandling);
