@@ -12,15 +12,23 @@
 // Every test here speaks through all of `wire`.
 #![allow(clippy::wildcard_imports)]
 
+mod acknowledgements;
 mod authentication;
 mod connack;
 mod connect;
 mod disconnect;
 mod errors;
 mod format;
+mod messages;
+mod ping;
+mod properties;
+mod publish;
 mod representation;
+mod retained;
 mod sessions;
+mod subscribe;
 mod table;
+mod unsubscribe;
 mod version31;
 mod wills;
 mod wire;

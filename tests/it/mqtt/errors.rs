@@ -68,7 +68,7 @@ fn the_reason_of_a_disconnect_tells_a_malformed_packet_from_a_protocol_error() {
         (packet![0x82; [0, 1], 0], 0x82),
         (packet![0xA2; [0, 1], 0], 0x82),
         (packet![0x82; [0, 1], 0, "t/a", 0x40], 0x81),
-        (packet![0x82; [0, 1], 0, "t/a", 0x03], 0x81),
+        (packet![0x82; [0, 1], 0, "t/a", 0x03], 0x82),
         (packet![0x30; "", 0], 0x82),
         (packet![0x30; "t/+", 0], 0x90),
         (packet![0x30; "t/a", props![0x23, [0, 0]]], 0x94),
