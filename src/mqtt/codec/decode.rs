@@ -148,11 +148,6 @@ fn connect<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violation> {
     let has_password = flags.password && !(version == Version::V31 && reader.is_empty());
     let password = has_password.then(|| reader.data("password")).transpose()?;
     let clean_start = flags.clean_start;
-    // 3.x has no way to tell the client which identifier it was given; 3.1.1 is content with one that ends with the
-    // connection.
-    if client_id.is_empty() && !clean_start && version != Version::V5 {
-        return Err(Violation::EmptyClientId);
-    }
     Ok(Connect { version, clean_start, keep_alive, client_id, username, password, will, properties })
 }
 

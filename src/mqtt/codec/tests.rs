@@ -138,12 +138,18 @@ fn a_missing_user_name_is_accepted_in_3_1_only() {
 }
 
 #[test]
-fn an_empty_client_identifier_needs_a_clean_session_below_5() {
-    for (name, level, version) in [(&b"MQIsdp"[..], 3, Version::V31), (b"MQTT", 4, Version::V311)] {
-        assert!(decode(&connect_frame(name, level, 2, &[0, 0]), version).is_ok(), "{version}");
-        assert_eq!(violation(&connect_frame(name, level, 0, &[0, 0]), version), Violation::EmptyClientId);
+fn an_empty_client_identifier_is_for_clean_sessions_of_3_1_1_and_for_5() {
+    for (level, flags, legal) in [(3, 0, false), (3, 2, false), (4, 0, false), (4, 2, true), (5, 0, true), (5, 2, true)]
+    {
+        let (name, rest): (&[u8], &[u8]) = match level {
+            3 => (b"MQIsdp", &[0, 0]),
+            4 => (b"MQTT", &[0, 0]),
+            _ => (b"MQTT", &[0, 0, 0]),
+        };
+        let frame = connect_frame(name, level, flags, rest);
+        let refused = decode(&frame, Version::V5).err();
+        assert_eq!(refused, (!legal).then_some(Violation::EmptyClientId), "level {level}, flags {flags}");
     }
-    assert!(decode(&connect_frame(b"MQTT", 5, 0, &[0, 0, 0]), Version::V5).is_ok());
 }
 
 #[test]
@@ -419,7 +425,8 @@ prop_compose! {
             topic_alias_maximum: more.0, request_response_information: more.1, request_problem_information: more.2,
             user, authentication_method, authentication_data,
         };
-        let clean_start = clean_start || version != Version::V5 && client_id.is_empty();
+        let client_id = if version == Version::V31 && client_id.is_empty() { "c" } else { client_id };
+        let clean_start = clean_start || version == Version::V311 && client_id.is_empty();
         Connect { version, clean_start, keep_alive, client_id, username, password, will, properties }
     }
 }
