@@ -20,6 +20,7 @@ use super::aliases;
 use super::backpressure::{Hold, Withheld};
 use super::counters::Turn;
 use super::events;
+use super::frames::Failure;
 use super::mailbox::{Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
@@ -160,7 +161,8 @@ impl From<Violation> for Closing {
 
 impl From<io::Error> for Closing {
     fn from(error: io::Error) -> Self {
-        Self::lost(error.to_string())
+        let failure = error.get_ref().and_then(|cause| cause.downcast_ref::<Failure>());
+        Self { violation: failure.map(|failure| failure.id()), ..Self::lost(error.to_string()) }
     }
 }
 
@@ -479,7 +481,7 @@ mod tests {
     /// Ten thousand idle devices are the usual case: what each costs is looked after here, beside the kernel's share.
     #[test]
     fn an_idle_connection_is_small() {
-        let connection = size_of::<Connection<tokio::net::TcpStream>>();
+        let connection = size_of::<Connection<crate::broker::stream::Stream>>();
         assert!(connection + size_of::<Mailbox>() <= 1280, "{connection}");
     }
 }

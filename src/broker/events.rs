@@ -108,15 +108,17 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
     let Arrival { address, gate, .. } = arrival;
     gate.refused.add(1);
     shared.counters.refusals.add(error.label());
-    if let NoConnection::Violation(violation) = error {
-        shared.counters.violations.add(violation.id());
+    if let Some(id) = error.violation() {
+        shared.counters.violations.add(id);
     }
     let (kind, quiet) = match error {
         // Probes and scanners: every load balancer opens and closes connections all day.
         NoConnection::Closed | NoConnection::Io(_) => (Kind::Refused, true),
-        NoConnection::Violation(_) => (Kind::Violation, false),
-        NoConnection::Proxy(_) | NoConnection::Upgrade(_) | NoConnection::Tls(_) => (Kind::Violation, false),
-        NoConnection::TooSlow | NoConnection::NoCertificate { .. } => (Kind::Refused, false),
+        NoConnection::Violation(_) | NoConnection::Proxy(_) | NoConnection::WebSocket(_) => (Kind::Violation, false),
+        NoConnection::TooSlow
+        | NoConnection::NoCertificate { .. }
+        | NoConnection::Upgrade(_)
+        | NoConnection::Tls(_) => (Kind::Refused, false),
         NoConnection::Refused { client_id, presented, .. } => {
             (Kind::Refused, !presented && client_id.starts_with(PROBE))
         }

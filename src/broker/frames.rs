@@ -44,6 +44,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The statement that is broken.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Text => "MQTT-6.0.0-1",
+            _ => "RFC 6455",
+        }
+    }
+
     /// The status code that the peer is told.
     pub fn code(self) -> u16 {
         match self {

@@ -15,6 +15,7 @@ use super::connection::{Connection, Peer};
 use super::counters::Turn;
 use super::denies::Action;
 use super::events::{self, Arrival};
+use super::frames::Failure;
 use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
@@ -46,7 +47,9 @@ pub enum NoConnection {
     #[error("the connection was closed before CONNECT was complete")]
     Closed,
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+    #[error(transparent)]
+    WebSocket(Failure),
     #[error("TLS: {0}")]
     Tls(std::io::Error),
     #[error("listener {listener:?} has no usable certificate")]
@@ -66,7 +69,27 @@ pub enum NoConnection {
     },
 }
 
+impl From<std::io::Error> for NoConnection {
+    fn from(error: std::io::Error) -> Self {
+        match error.get_ref().and_then(|cause| cause.downcast_ref::<Failure>()) {
+            Some(failure) => Self::WebSocket(*failure),
+            None => Self::Io(error),
+        }
+    }
+}
+
 impl NoConnection {
+    /// The statement that the client broke, if it broke one.
+    pub fn violation(&self) -> Option<&'static str> {
+        match self {
+            Self::Violation(violation) => Some(violation.id()),
+            Self::WebSocket(failure) => Some(failure.id()),
+            Self::Upgrade(upgrade::Refusal::Subprotocol) => Some("MQTT-6.0.0-3"),
+            Self::Proxy(_) => Some("PROXY"),
+            _ => None,
+        }
+    }
+
     /// Why, as one of a closed set.
     pub fn label(&self) -> &'static str {
         match self {
@@ -77,6 +100,7 @@ impl NoConnection {
             Self::NoCertificate { .. } => "no certificate",
             Self::Proxy(_) => "PROXY header",
             Self::Upgrade(_) => "WebSocket request",
+            Self::WebSocket(_) => "WebSocket frame",
             Self::Violation(violation) => violation.reason().text(),
             Self::Refused { refusal, .. } => refusal.code.text(),
         }

@@ -1,15 +1,19 @@
 //! `mqttctl endpoint`: where clients connect, and whether something serves MQTT there now.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::say;
 use super::target::{Target, Where};
+use super::{address, say};
 use crate::api;
-use crate::client;
+use crate::client::{self, Tls, Trust};
+
+/// Probes so far.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// How long a broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +59,7 @@ pub struct Known {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct One {
-    name: String,
+    pub name: String,
     pub url: String,
     pub host: String,
     pub port: u16,
@@ -70,7 +74,7 @@ pub async fn run(endpoint: Endpoint, mut wanted: Where) -> anyhow::Result<()> {
     let target = wanted.find().await?;
     let mut known = of(&target)?;
     for one in &mut known.endpoints {
-        one.serves = serves(&one.host, one.port).await;
+        one.serves = serves(&one.url).await;
     }
     print(&known, endpoint.output)?;
     if known.endpoints.iter().any(|one| one.serves) {
@@ -124,23 +128,16 @@ impl One {
     fn new(url: String, name: String, host: String, port: u16, scope: &'static str) -> Self {
         Self { name, url, host, port, scope, serves: false }
     }
-
-    /// `host:port`, as sockets are named.
-    pub fn socket(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
 }
 
-/// Whether a CONNECT is answered. That a stranger is refused is an answer too.
-async fn serves(host: &str, port: u16) -> bool {
-    let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+/// Whether a CONNECT is answered. That a stranger is refused is an answer too, and so is that it needs a certificate.
+async fn serves(url: &str) -> bool {
     // A name of its own for each: probes do not displace each other where anonymous clients are allowed.
-    let client_id = format!("{}{}-{port}", crate::config::PROBE, std::process::id());
-    let options = client::Options::new(address, client_id);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let client_id = format!("{}{}-{number}", crate::config::PROBE, std::process::id());
+    // Nothing is said that the wrong server must not hear.
+    let tls = || Ok(Tls::new(Trust::Anybody, None)?);
+    let Ok(options) = address::parse(url).and_then(|address| address.options(&client_id, tls)) else { return false };
     let answer = tokio::time::timeout(PATIENCE, client::connect(&options)).await;
     match answer {
         Ok(Ok((client, ..))) => {
@@ -149,8 +146,26 @@ async fn serves(host: &str, port: u16) -> bool {
             true
         }
         Ok(Err(client::Error::Refused { .. })) => true,
-        Ok(Err(_)) | Err(_) => false,
+        Ok(Err(error)) => wants_certificate(&error),
+        Err(_) => false,
     }
+}
+
+/// Whether the server ended the handshake because the client has no certificate.
+fn wants_certificate(error: &client::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let io = error.downcast_ref::<std::io::Error>()?;
+            io.get_ref()?.downcast_ref::<rustls::Error>()
+        });
+        let alert = rustls::AlertDescription::CertificateRequired;
+        if tls.is_some_and(|tls| *tls == rustls::Error::AlertReceived(alert)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn print(known: &Known, output: Output) -> anyhow::Result<()> {

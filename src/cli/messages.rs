@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::address::{self, TlsFlags};
 use super::endpoint;
 use super::keys::{self, Signing};
 use super::now;
 use super::target::{Target, Where};
 use crate::auth::rule::{Action, Permission, Rule};
 use crate::auth::token::{self, Claims};
-use crate::client::{self, Client, Incoming, Message, Options};
+use crate::client::{self, Client, Incoming, Message};
 use crate::mqtt::packet::SubscriptionOptions;
 use crate::mqtt::{QoS, ReasonCode, Version};
 use crate::process::{Shutdown, shutdown};
@@ -89,9 +90,16 @@ pub struct Subscribe {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Connection")]
 struct Connect {
-    /// A broker by its address, instead of one that is looked up; port 1883 where none is given.
-    #[arg(long, value_name = "HOST[:PORT]")]
+    /// A broker by its address, instead of one that is looked up: HOST[:PORT], or a URL of scheme mqtt, mqtts, ws or wss.
+    #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
+
+    /// The listener of a broker that is looked up; otherwise the first one without TLS, or with --cafile the first with it.
+    #[arg(long, value_name = "NAME", conflicts_with = "address")]
+    listener: Option<String>,
+
+    #[command(flatten)]
+    tls: TlsFlags,
 
     #[arg(short, long, requires = "password")]
     username: Option<String>,
@@ -195,18 +203,30 @@ impl Connect {
     async fn open(&self, wanted: &Where, need: &Need<'_>) -> anyhow::Result<(Client, Incoming)> {
         let target = if self.address.is_some() { None } else { Some(wanted.find().await?) };
         let address = match (&self.address, &target) {
-            (Some(address), _) => with_port(address),
-            (None, Some(target)) => {
-                endpoint::of(target)?.endpoints.first().context("the broker has no endpoint")?.socket()
-            }
+            (Some(address), _) => address::parse(address)?,
+            (None, Some(target)) => address::parse(&self.choose(&endpoint::of(target)?)?.url)?,
             (None, None) => bail!("no broker"),
         };
-        let mut options = Options::new(address, self.client_id.clone());
+        let mut options = address.options(&self.client_id, || self.tls.tls())?;
         options.version = Version::V5;
         options.username.clone_from(&self.username);
         options.password = self.password(target.as_ref(), need).await?;
         let (client, incoming, _) = client::connect(&options).await?;
         Ok((client, incoming))
+    }
+
+    /// The endpoint that is meant.
+    fn choose<'a>(&self, known: &'a endpoint::Known) -> anyhow::Result<&'a endpoint::One> {
+        let all = || known.endpoints.iter();
+        if let Some(wanted) = &self.listener {
+            let names = || all().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
+            return all()
+                .find(|one| one.name == *wanted)
+                .with_context(|| format!("no such listener; there are: {}", names()));
+        }
+        let secure = |one: &&endpoint::One| one.url.starts_with("mqtts:") || one.url.starts_with("wss:");
+        let preferred = all().find(|one| secure(one) == self.tls.is_given());
+        preferred.or(known.endpoints.first()).context("the broker has no endpoint")
     }
 
     /// The password, or the token that takes its place.
@@ -270,29 +290,10 @@ fn standard_input() -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The address with a port. Colons of an IPv6 address count only outside its brackets.
-fn with_port(address: &str) -> String {
-    let after_brackets = address.rsplit(']').next().unwrap_or(address);
-    if after_brackets.contains(':') { address.to_owned() } else { format!("{address}:1883") }
-}
-
 fn level(qos: u8) -> QoS {
     match qos {
         0 => QoS::AtMostOnce,
         1 => QoS::AtLeastOnce,
         _ => QoS::ExactlyOnce,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::with_port;
-
-    #[test]
-    fn a_port_is_added_where_there_is_none() {
-        assert_eq!(with_port("broker"), "broker:1883");
-        assert_eq!(with_port("broker:1884"), "broker:1884");
-        assert_eq!(with_port("[::1]"), "[::1]:1883");
-        assert_eq!(with_port("[::1]:7"), "[::1]:7");
     }
 }

@@ -4,6 +4,7 @@
 //! line on stderr: what was being done, why it failed, and what to do next. May name every room; of `operator` only what
 //! its `mod.rs` offers.
 
+mod address;
 mod bench;
 mod endpoint;
 mod keys;

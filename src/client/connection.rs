@@ -98,10 +98,11 @@ impl Link {
     }
 }
 
-/// Says CONNECT, waits for CONNACK, and starts the task.
+/// Says CONNECT, waits for CONNACK, and starts the task. `buffers`: the writer may hold back what it took.
 pub(super) async fn open<R, W>(
     mut reader: R,
     mut writer: W,
+    buffers: bool,
     options: &Options,
 ) -> Result<(Client, Incoming, Connected), Error>
 where
@@ -111,6 +112,7 @@ where
     let mut hello = Vec::new();
     codec::encode(&Packet::Connect(Box::new(connect_packet(options))), options.version, &mut hello);
     writer.write_all(&hello).await.map_err(Error::io)?;
+    writer.flush().await.map_err(Error::io)?;
     let mut input = BytesMut::with_capacity(SMALLEST_READ);
     let connected = read_connack(&mut reader, &mut input, options).await?;
 
@@ -134,6 +136,8 @@ where
         input,
         output: Vec::new(),
         written: 0,
+        buffers,
+        unflushed: false,
         read_size: SMALLEST_READ,
         ready: Vec::new(),
         failure: None,
@@ -209,6 +213,14 @@ fn accepted(connack: &ConnAck<'_>) -> Result<Connected, Error> {
     })
 }
 
+/// Writes some of it; nothing means that what the writer holds back is to leave. Cancel-safe.
+async fn push(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<usize> {
+    if bytes.is_empty() {
+        return writer.flush().await.map(|()| 0);
+    }
+    writer.write(bytes).await
+}
+
 struct Connection {
     link: Arc<Link>,
     version: Version,
@@ -223,6 +235,9 @@ struct Connection {
     read_size: usize,
     output: Vec<u8>,
     written: usize,
+    /// Whether the writer may hold back what it took, and whether it may do so now.
+    buffers: bool,
+    unflushed: bool,
     /// Deliveries that wait for room in the channel. While there are any, the socket is not read.
     ready: Vec<Delivery>,
     /// Why the connection ends once these have been handed over.
@@ -263,7 +278,7 @@ impl Connection {
             if let Some(failure) = self.failure.take_if(|_| !holding) {
                 return Err(failure);
             }
-            if closing && !writing {
+            if closing && !writing && !self.unflushed {
                 return Ok(());
             }
             if !handles && self.deliveries.is_closed() {
@@ -271,8 +286,9 @@ impl Connection {
                 return Ok(());
             }
             tokio::select! {
-                written = writer.write(&self.output[self.written..]), if writing => {
+                written = push(writer, &self.output[self.written..]), if writing || self.unflushed => {
                     self.written += written.map_err(Error::io)?;
+                    self.unflushed = writing && self.buffers;
                     tick.reset();
                 }
                 read = reader.read_buf(&mut self.input), if !holding => {

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use tokio_tungstenite::tungstenite;
+
 use crate::mqtt::ReasonCode;
 use crate::mqtt::violation::Violation;
 
@@ -8,6 +10,10 @@ use crate::mqtt::violation::Violation;
 pub enum Error {
     #[error("cannot connect to {address}")]
     Connect { address: String, source: Arc<std::io::Error> },
+    #[error("no TLS with {address}")]
+    Tls { address: String, source: Arc<std::io::Error> },
+    #[error("no WebSocket at {address}")]
+    WebSocket { address: String, source: Arc<tungstenite::Error> },
     #[error("{address} did not answer within 10 s")]
     ConnectTimeout { address: String },
     /// CONNACK with a failure. `reason` is the server's Reason String, empty without one.

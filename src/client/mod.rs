@@ -9,6 +9,7 @@ mod connection;
 mod error;
 mod message;
 mod state;
+mod transport;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +25,7 @@ use crate::mqtt::{QoS, ReasonCode, Version};
 
 pub use error::Error;
 pub use message::{Delivery, Message, Properties};
+pub use transport::{Tls, TlsError, Trust};
 
 use connection::Link;
 
@@ -66,6 +68,10 @@ pub struct Options {
     /// Seconds; 5.0 only.
     pub will_delay: Option<u32>,
     pub acknowledge: Acknowledge,
+    /// With TLS.
+    pub tls: Option<Tls>,
+    /// With WebSocket: the path, as `/mqtt`.
+    pub websocket: Option<String>,
 }
 
 impl Options {
@@ -85,6 +91,8 @@ impl Options {
             will: None,
             will_delay: None,
             acknowledge: Acknowledge::Automatic,
+            tls: None,
+            websocket: None,
         }
     }
 }
@@ -117,8 +125,13 @@ pub async fn connect(options: &Options) -> Result<(Client, Incoming, Connected),
             .map_err(|source| Error::Connect { address: options.address.clone(), source: Arc::new(source) })?;
         // Acknowledgements and publications leave in batches of our own making; Nagle would only delay them.
         stream.set_nodelay(true).map_err(Error::io)?;
-        let (reader, writer) = stream.into_split();
-        connection::open(reader, writer, options).await
+        if options.tls.is_none() && options.websocket.is_none() {
+            let (reader, writer) = stream.into_split();
+            return connection::open(reader, writer, false, options).await;
+        }
+        let (tls, path) = (options.tls.as_ref(), options.websocket.as_deref());
+        let (reader, writer) = tokio::io::split(transport::wrap(stream, &options.address, tls, path).await?);
+        connection::open(reader, writer, true, options).await
     };
     timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| Error::ConnectTimeout { address: options.address.clone() })?
 }

@@ -158,8 +158,59 @@ fn what_cannot_be_is_refused_with_the_field() {
 }
 
 #[test]
+fn listeners_of_every_protocol_are_planned_with_what_they_need() {
+    let plan = plan_of(
+        "listeners:
+         - {name: mqtt, protocol: mqtt, port: 1883, proxyProtocol: {from: [10.1.2.3/8, '2001:db8::1']}}
+         - {name: mqtts, protocol: mqtts, port: 8883, tls: {secretName: s, clientCa: {secretName: c}}}
+         - {name: ws, protocol: ws, port: 8083}
+         - {name: wss, protocol: wss, port: 8084, path: /, allowedOrigins: ['https://a.b'],
+            tls: {secretName: s, clientCa: {secretName: c}, requireClientCertificate: true}}",
+    )
+    .unwrap();
+    let [mqtt, mqtts, ws, wss] = plan.listeners() else { panic!("{:?}", plan.listeners()) };
+    assert_eq!(mqtt.proxies, ["10.0.0.0/8".parse().unwrap(), "2001:db8::1/128".parse().unwrap()]);
+    assert_eq!(mqtt.client_certificates, broker::ClientCertificates::Ignored);
+    assert_eq!(mqtts.client_certificates, broker::ClientCertificates::Verified);
+    assert_eq!(wss.client_certificates, broker::ClientCertificates::Required);
+    assert_eq!((ws.path.as_str(), wss.path.as_str()), ("/mqtt", "/"));
+    assert_eq!((ws.allowed_origins.len(), wss.allowed_origins.as_slice()), (0, &["https://a.b".to_owned()][..]));
+    assert_eq!(plan.referenced_secrets().into_iter().collect::<Vec<_>>(), ["c", "s"]);
+    let keys: Vec<_> = plan.listener_secrets[1].keys().collect();
+    let field = |name: &str| format!("spec.listeners[3].tls.{name}");
+    assert_eq!(
+        keys,
+        [
+            (field("secretName"), "s", "tls.crt"),
+            (field("secretName"), "s", "tls.key"),
+            (field("clientCa.secretName"), "c", "ca.crt")
+        ]
+    );
+}
+
+#[test]
+fn listeners_that_cannot_be_are_refused_even_if_they_are_older_than_the_rule() {
+    for (listener, message) in [
+        ("protocol: mqtts", "tls: is needed for protocols mqtts and wss, and for no other"),
+        ("protocol: ws, tls: {secretName: s}", "tls: is needed for protocols mqtts and wss, and for no other"),
+        ("protocol: mqtt, path: /a", "protocol: path and allowedOrigins need protocol ws or wss"),
+        (
+            "protocol: mqtts, tls: {secretName: s, requireClientCertificate: true}",
+            "tls.requireClientCertificate: needs tls.clientCa",
+        ),
+        (
+            "protocol: mqtt, proxyProtocol: {from: [10.0.0.0/33]}",
+            "proxyProtocol.from[0]: \"10.0.0.0/33\" is no network",
+        ),
+    ] {
+        let said = refused(&format!("listeners: [{{name: a, port: 1, {listener}}}]"));
+        assert_eq!(said, format!("spec.listeners[0].{message}"), "{listener}");
+    }
+}
+
+#[test]
 fn samples_parse_round_trip_and_plan() {
-    for sample in ["thermometer", "tutorial"] {
+    for sample in ["thermometer", "tutorial", "listeners"] {
         let path = format!("{}/manifests/samples/{sample}.yaml", env!("CARGO_MANIFEST_DIR"));
         let manifest = manifest::read(&std::fs::read_to_string(&path).unwrap()).unwrap();
         for object in &manifest.brokers {

@@ -12,8 +12,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("replicas: 2", "spec.replicas in body should be less than or equal to 1", "spec.replicas: must be at most 1"),
     (
         "listeners: [{name: a, protocol: amqp, port: 1883}]",
-        "spec.listeners[0].protocol: Unsupported value: \"amqp\": supported values: \"mqtt\"",
-        "spec.listeners[0].protocol: \"amqp\" is not one of \"mqtt\"",
+        "spec.listeners[0].protocol: Unsupported value: \"amqp\": supported values: \"mqtt\", \"mqtts\", \"ws\", \"wss\"",
+        "spec.listeners[0].protocol: \"amqp\" is not one of \"mqtt\", \"mqtts\", \"ws\", \"wss\"",
     ),
     (
         "listeners: [{name: a, protocol: mqtt, port: 1883}, {name: b, protocol: mqtt, port: 1883}]",
@@ -24,6 +24,31 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "listeners: [{name: a, protocol: mqtt, port: 9180}]",
         "ports 9180, 9181 and 11883 are used inside the pod",
         "ports 9180, 9181 and 11883 are used inside the pod",
+    ),
+    (
+        "listeners: [{name: a, protocol: mqtts, port: 1}]",
+        "protocols mqtts and wss need tls: {secretName: …}",
+        "protocols mqtts and wss need tls: {secretName: …}",
+    ),
+    (
+        "listeners: [{name: a, protocol: ws, port: 1, tls: {secretName: s}}]",
+        "tls needs protocol mqtts or wss",
+        "tls needs protocol mqtts or wss",
+    ),
+    (
+        "listeners: [{name: a, protocol: mqtt, port: 1, path: /a}]",
+        "path needs protocol ws or wss",
+        "path needs protocol ws or wss",
+    ),
+    (
+        "listeners: [{name: a, protocol: mqtt, port: 1, allowedOrigins: ['*']}]",
+        "allowedOrigins needs protocol ws or wss",
+        "allowedOrigins needs protocol ws or wss",
+    ),
+    (
+        "listeners: [{name: a, protocol: wss, port: 1, tls: {secretName: s, requireClientCertificate: true}}]",
+        "requireClientCertificate needs clientCa: {secretName: …}",
+        "requireClientCertificate needs clientCa: {secretName: …}",
     ),
     ("listeners: []", "spec.listeners in body should have at least 1 items", "must have at least 1 item"),
     (

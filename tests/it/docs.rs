@@ -107,6 +107,11 @@ fn mqttctl_page_works() {
     works("docs/mqttctl.md");
 }
 
+#[test]
+fn listeners_page_works() {
+    works("docs/listeners.md");
+}
+
 /// It begins where a broker runs.
 #[test]
 fn access_page_works() {
@@ -116,7 +121,7 @@ fn access_page_works() {
 /// A page whose commands nobody runs would rot: it is run by a test above, or it has nothing to run.
 #[test]
 fn every_page_with_commands_is_run() {
-    let run = ["README.md", "docs/access.md", "docs/tutorial.md", "docs/up.md", "docs/mqttctl.md"];
+    let run = ["README.md", "docs/access.md", "docs/listeners.md", "docs/tutorial.md", "docs/up.md", "docs/mqttctl.md"];
     let pages = std::fs::read_dir(project_file("docs")).unwrap().map(|entry| entry.unwrap().path());
     let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(project_file);
     for page in pages.chain(top).filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
@@ -131,7 +136,7 @@ fn every_page_with_commands_is_run() {
 fn objects_in_pages_are_valid() {
     const HEAD: &str = "apiVersion: mqtt-operator.io/v1alpha1\nkind: MqttBroker\nmetadata: {name: example}\n";
     let mut seen = 0;
-    for page in ["README.md", "docs/access.md"] {
+    for page in ["README.md", "docs/access.md", "docs/listeners.md"] {
         let text = std::fs::read_to_string(project_file(page)).unwrap();
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             let object = if block.starts_with("spec:") { format!("{HEAD}{block}") } else { block.to_owned() };

@@ -15,7 +15,7 @@ use mqtt_operator::config::broker::Users;
 use mqtt_operator::operator::leader::{Name, Timing};
 use serde_json::{Value, json};
 
-use crate::support::{ApiServer, await_until};
+use crate::support::{ApiServer, Authority, await_until};
 use world::{DEADLINE, IMAGE, Operator, World, in_world, in_world_of};
 
 const USER: &str =
@@ -191,6 +191,26 @@ async fn missing_secret_is_named_and_heals_when_it_appears() {
             other => Err(other.to_vec()),
         })
         .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn missing_certificate_is_named_holds_no_pod_up_and_heals_when_it_appears() {
+    const SPEC: &str = "{service: {type: ClusterIP}, listeners: [{name: mqtt, protocol: mqtt, port: 1883}, \
+                        {name: mqtts, protocol: mqtts, port: 8883, tls: {secretName: certificate}}]}";
+    in_world(async |world| {
+        world.apply("home", SPEC).await;
+        let pod = world.run_pod("home").await;
+        let ready = world.says("home", "Ready", "False SecretMissing").await;
+        assert_eq!(ready.message, "spec.listeners[1].tls.secretName: there is no Secret certificate");
+        let serving = |name: &str| pod.broker.report().listeners.into_iter().find(|it| it.name == name).unwrap().serves;
+        assert_eq!((serving("mqtt"), serving("mqtts")), (true, false));
+        let pair = Authority::new("ours").server();
+        world.secret("certificate", &[("tls.crt", &pair.certificate), ("tls.key", &pair.key)]).await;
+        pod.sync(&world).await;
+        world.says("home", "Ready", "True Serving").await;
+        assert!(serving("mqtts"));
     })
     .await;
 }

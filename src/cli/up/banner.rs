@@ -82,7 +82,9 @@ fn commands(
     examples: &Examples,
     program: &str,
 ) -> std::fmt::Result {
-    let Some(listener) = running.listeners.first() else { return Ok(()) };
+    // What mosquitto can speak, without TLS if there is such a listener.
+    let of = |scheme: &str| running.listeners.iter().find(|listener| listener.scheme == scheme);
+    let Some(listener) = of("mqtt").or_else(|| of("mqtts")) else { return Ok(()) };
     let to = host_flags(listener);
     writeln!(text, "\nIn other terminals:")?;
     if let Some(listen) = &examples.subscribe {
@@ -112,7 +114,9 @@ fn commands(
 
 fn host_flags(listener: &LiveListener) -> String {
     let port = if listener.port == 1883 { String::new() } else { format!(" -p {}", listener.port) };
-    format!("-h {}{port}", quote(&listener.host))
+    // Whoever signed the certificate is known to the reader alone.
+    let authority = if listener.scheme == "mqtts" { " --cafile ca.crt" } else { "" };
+    format!("-h {}{port}{authority}", quote(&listener.host))
 }
 
 fn login(client_id: &str, example: &Example) -> String {

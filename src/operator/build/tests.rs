@@ -83,6 +83,22 @@ fn containers_mount_what_they_read_and_nothing_else() {
 }
 
 #[test]
+fn certificates_are_mounted_as_directories_and_their_absence_holds_no_pod_up() {
+    let pod = pod("{listeners: [{name: mqtt, protocol: mqtt, port: 1883}, {name: sec, protocol: mqtts, port: 8883,
+           tls: {secretName: cert, clientCa: {secretName: ca}}}]}");
+    let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
+    let at = |path: &str| mounts.iter().find(|mount| mount["mountPath"] == path).unwrap();
+    let volume = |name: &Value| {
+        let volumes = pod["spec"]["volumes"].as_array().unwrap();
+        volumes.iter().find(|volume| volume["name"] == *name).unwrap()["secret"].clone()
+    };
+    let (cert, ca) = (at("/etc/mqtt/tls/sec"), at("/etc/mqtt/client-ca/sec"));
+    assert_eq!((cert.get("subPath"), ca.get("subPath")), (None, None));
+    assert_eq!(volume(&cert["name"]), json!({"secretName": "cert", "optional": true}));
+    assert_eq!(volume(&ca["name"]), json!({"secretName": "ca", "optional": true}));
+}
+
+#[test]
 fn template_changes_with_the_settings_of_the_broker_and_with_nothing_else() {
     assert_eq!(pod("{}"), pod("{service: {type: ClusterIP}}"));
     let elsewhere = TELEMETRY.replace("http://es:9200", "http://other:9200");

@@ -98,6 +98,39 @@ fn serving_broker_is_ready() {
 }
 
 #[test]
+fn endpoints_have_the_scheme_and_the_path_of_their_listener() {
+    let status = world(
+        "{listeners: [{name: s, protocol: mqtts, port: 8883, tls: {secretName: c}}, {name: w, protocol: ws, port: 8083},
+                      {name: x, protocol: wss, port: 8084, path: /a, tls: {secretName: c}}]}",
+    )
+    .status();
+    assert_eq!(status.endpoint.as_deref(), Some("192.168.1.184:8883"));
+    let external: Vec<_> = urls(&status).into_iter().filter(|url| url.starts_with("External")).collect();
+    let at = "192.168.1.184";
+    let expected = [format!("mqtts://{at}:8883"), format!("ws://{at}:8083/mqtt"), format!("wss://{at}:8084/a")];
+    assert_eq!(external, expected.map(|url| format!("External {url}")));
+}
+
+#[test]
+fn certificate_that_cannot_be_used_is_named_and_takes_readiness_only_where_none_serves() {
+    let mut world = world("{}");
+    let problem = Some("/etc/mqtt/tls/sec/tls.crt holds no certificate".to_owned());
+    let listener = report::Listener { name: "sec".into(), serves: true, problem };
+    let report = world.observed.pods[0].broker.as_mut().unwrap();
+    report.listeners = vec![report::Listener { name: "mqtt".into(), serves: true, problem: None }, listener];
+    assert_eq!(
+        world.says("Ready"),
+        "True Serving: the broker serves MQTT, with the last good certificate of listener sec: \
+         /etc/mqtt/tls/sec/tls.crt holds no certificate"
+    );
+    world.observed.pods[0].broker.as_mut().unwrap().listeners[1].serves = false;
+    assert_eq!(
+        world.says("Ready"),
+        "False CertificateUnusable: listener sec: /etc/mqtt/tls/sec/tls.crt holds no certificate"
+    );
+}
+
+#[test]
 fn load_balancer_with_an_ip_is_the_address() {
     let status = world("{}").status();
     assert_eq!(status.address.as_deref(), Some("192.168.1.184"));

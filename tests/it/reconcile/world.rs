@@ -306,8 +306,12 @@ impl Drop for RunningPod {
 
 /// Writes what the containers of a pod mount below `/etc/mqtt`, as kubelet does.
 async fn mount(world: &World, pod: &Pod, etc: &Path) {
-    for volume in pod.spec.as_ref().unwrap().volumes.iter().flatten() {
-        let directory = etc.join(&volume.name);
+    let spec = pod.spec.as_ref().unwrap();
+    let mounts: Vec<_> = spec.containers.iter().flat_map(|it| it.volume_mounts.iter().flatten()).collect();
+    for volume in spec.volumes.iter().flatten() {
+        let mounted = mounts.iter().find(|mount| mount.name == volume.name).expect("a volume that is mounted");
+        let Ok(path) = Path::new(&mounted.mount_path).strip_prefix(Etc::IN_POD) else { continue };
+        let directory = etc.join(path);
         std::fs::create_dir_all(&directory).unwrap();
         let files: Vec<(String, Vec<u8>)> = if let Some(source) = &volume.config_map {
             let found: ConfigMap = world.api().get(&source.name).await.unwrap();
