@@ -99,7 +99,9 @@ pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, readiness: Rea
             () = tokio::time::sleep(COMPARE_EVERY) => {}
             () = shutdown.wait() => return,
         }
-        shared.entrances.iter().for_each(|entrance| look_at_certificates(entrance));
+        for entrance in &shared.entrances {
+            look_at_certificates(entrance);
+        }
         readiness.set(shared.serves() && !shutdown.is_triggered());
         let current = contents(&etc);
         if current == known {

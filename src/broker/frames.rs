@@ -240,22 +240,19 @@ impl Decoder {
 
     /// The header is complete.
     fn begin(&mut self) -> Result<(), Failure> {
-        let [_, length, a, b, c, d, e, f, g, h, ..] = self.header;
-        self.left = match length & 0x7F {
-            126 => u16::from_be_bytes([a, b]).into(),
-            127 => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-            length => length.into(),
-        };
+        let end = self.header_length();
+        let written = &self.header[2..end - 4];
+        let extended = written.iter().fold(0_u64, |length, byte| length << 8 | u64::from(*byte));
         // As few bytes as possible, and the highest bit is none of the length's.
-        let shortest = match length & 0x7F {
-            126 => self.left > 125,
-            127 => self.left > 0xFFFF && self.left <= i64::MAX as u64,
-            _ => true,
+        let shortest = match written.len() {
+            0 => true,
+            2 => extended > 125,
+            _ => extended > 0xFFFF && i64::try_from(extended).is_ok(),
         };
         if !shortest {
             return Err(Failure::Length);
         }
-        let end = self.header_length();
+        self.left = if written.is_empty() { (self.header[1] & 0x7F).into() } else { extended };
         self.mask.copy_from_slice(&self.header[end - 4..end]);
         self.have = HEADER_MAX as u8;
         self.at = 0;

@@ -180,9 +180,11 @@ async fn open(mut socket: TcpStream, arrival: &mut Arrival, entrance: &Entrance)
 
 /// A client that goes away during its handshake is as common as one that never says a word.
 fn tls_failure(error: std::io::Error) -> NoConnection {
-    match error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) {
-        true => NoConnection::Tls(error),
-        false => NoConnection::Io(error),
+    let cause = error.get_ref();
+    if cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
+        NoConnection::Tls(error)
+    } else {
+        NoConnection::Io(error)
     }
 }
 

@@ -171,7 +171,9 @@ pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
 pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
     let policy = documents::policy(&config, &etc)?;
     let entrances: Vec<_> = config.listeners.iter().map(|it| Arc::new(Entrance::of(it, &etc))).collect();
-    entrances.iter().for_each(|entrance| documents::look_at_certificates(entrance));
+    for entrance in &entrances {
+        documents::look_at_certificates(entrance);
+    }
     let shared = Arc::new(Shared {
         entrances,
         limits: config.limits.clone(),

@@ -11,7 +11,7 @@ use super::observe::Observed;
 use crate::auth::password;
 use crate::config::FORMAT;
 use crate::config::broker::{HashSource, UserHash, Users};
-use crate::plan::{Password, Plan, UserPlan};
+use crate::plan::{ListenerSecrets, Password, Plan, UserPlan};
 
 /// The password of one user.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub fn find<'a>(
 
 /// What listeners with TLS would read and is not there.
 pub fn missing_certificates(plan: &Plan, observed: &Observed) -> Vec<Missing> {
-    let keys = plan.listener_secrets.iter().flat_map(|secrets| secrets.keys());
+    let keys = plan.listener_secrets.iter().flat_map(ListenerSecrets::keys);
     keys.filter_map(|(field, name, key)| {
         let message = referenced(observed, name, key).err()?;
         Some(Missing { field, message })

@@ -15,8 +15,11 @@ fn frame(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What the bytes say when they arrive in pieces of this size: payload, control frames, and how it ends.
-fn decode(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<(Event, Vec<u8>)>, Result<(), Failure>) {
+/// Payload, control frames, and how it ends.
+type Said = (Vec<u8>, Vec<(Event, Vec<u8>)>, Result<(), Failure>);
+
+/// What the bytes say when they arrive in pieces of this size.
+fn decode(bytes: &[u8], step: usize) -> Said {
     let (mut decoder, mut payload, mut events) = (Decoder::default(), Vec::new(), Vec::new());
     for piece in bytes.chunks(step) {
         let mut piece = piece.to_vec();
