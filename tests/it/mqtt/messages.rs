@@ -1,7 +1,9 @@
 //! What the chapters about messages share.
 
+use std::time::Instant;
+
 use super::wire::*;
-use crate::support::allow;
+use crate::support::{Broker, allow};
 use mqtt_operator::auth::rule::Action;
 use mqtt_operator::auth::settings::Anonymous;
 use mqtt_operator::config::broker::Broker as Config;
@@ -144,6 +146,21 @@ pub fn deliveries(wire: &mut Wire) -> Vec<Published> {
         }
     }
     found
+}
+
+/// Returns when a message that lives for one second, published now, is over.
+#[track_caller]
+pub fn let_a_second_pass(broker: &Broker) {
+    let mut wire = Wire::connect(broker, Version::V5, "clock");
+    wire.send(&publish_with(QOS_0 | RETAIN, "t/clock", 0, &bytes![0x02, Be32(1)], b"x"));
+    let started = Instant::now();
+    loop {
+        wire.subscribe("t/clock", 0);
+        if deliveries(&mut wire).is_empty() {
+            return;
+        }
+        assert!(started.elapsed() < DEADLINE, "a retained message outlives its second");
+    }
 }
 
 /// Nothing is on its way to this client.
