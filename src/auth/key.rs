@@ -111,6 +111,11 @@ impl KeySet {
         self.keys.iter().map(|key| key.kid.clone()).collect()
     }
 
+    /// The key ids with how each signs.
+    pub fn algorithms(&self) -> Vec<(String, Algorithm)> {
+        self.keys.iter().map(|key| (key.kid.clone(), key.algorithm)).collect()
+    }
+
     /// The entries that were passed over because their kind is not known here, such as `keys[1]`.
     pub fn skipped(&self) -> &[String] {
         &self.skipped

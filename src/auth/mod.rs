@@ -7,6 +7,7 @@
 //! [`Policy`] is the snapshot that decides a CONNECT; [`Grants`] is what it says about one client, compiled once, so
 //! that deciding a PUBLISH costs neither an allocation nor a look-up.
 
+pub mod admin;
 pub mod filter;
 pub mod grants;
 pub mod identity;

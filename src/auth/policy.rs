@@ -6,14 +6,15 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde_json::Map;
 
+use super::admin::{self, Admin};
 use super::grants::{Grants, RuleError, Statement};
 use super::identity::{BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, Verdict, is_reserved};
-use super::key::KeySet;
+use super::key::{Algorithm, KeySet};
 use super::password::{self, HashError, PasswordCheck};
 use super::rule::Rule;
 use super::settings::{Jwt, Settings};
 use super::template::Values;
-use super::token;
+use super::token::{self, TokenError};
 use crate::mqtt::ReasonCode;
 
 /// What a policy is made from beside its settings.
@@ -150,6 +151,11 @@ impl Policy {
         self.keys.ids()
     }
 
+    /// The keys that tokens are verified with: ids and algorithms.
+    pub fn keys(&self) -> Vec<(String, Algorithm)> {
+        self.keys.algorithms()
+    }
+
     /// The users whose password hash is loaded, sorted.
     pub fn user_names(&self) -> Vec<String> {
         let mut names: Vec<String> =
@@ -163,6 +169,11 @@ impl Policy {
         let decided =
             if presented.internal { self.authenticate_bridge(presented) } else { self.decide(presented, now) };
         decided.unwrap_or_else(Verdict::Refused)
+    }
+
+    /// Who presents this token to the admin port with this audience at `now`, in seconds of Unix time.
+    pub fn authenticate_admin(&self, token: &[u8], audience: &str, now: u64) -> Result<Admin, TokenError> {
+        admin::verify(token, &self.keys, &self.jwt.issuer, audience, now)
     }
 
     fn decide(&self, presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {

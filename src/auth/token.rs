@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::admin;
 use super::grants::Statement;
 use super::identity::{Credential, Identity, Presented, Principal, Refusal, TokenCredential, is_reserved};
 use super::json;
@@ -181,7 +182,7 @@ pub fn verify(token: &[u8], keys: &KeySet, expected: &Expected<'_>, now: u64) ->
 }
 
 /// The key id and the payload of a token whose signature is right.
-fn verify_signature(token: &[u8], keys: &KeySet) -> Result<(String, Vec<u8>), TokenError> {
+pub(super) fn verify_signature(token: &[u8], keys: &KeySet) -> Result<(String, Vec<u8>), TokenError> {
     let unverified = |text: &str| TokenError::Unverified(text.to_owned());
     if token.len() > MAX_TOKEN {
         return Err(unverified("the token is longer than 8 KiB"));
@@ -251,8 +252,12 @@ pub(super) fn read_claims(
     if issuer != expected.issuer {
         return Err(TokenError::Claims("`iss` is not this broker's".to_owned()));
     }
-    if !texts(&claims, "aud", true)?.is_some_and(|audiences| audiences.iter().any(|it| it == expected.audience)) {
+    let audiences = texts(&claims, "aud", true)?.unwrap_or_default();
+    if !audiences.iter().any(|it| it == expected.audience) {
         return Err(TokenError::Claims("`aud` is not this broker".to_owned()));
+    }
+    if audiences.iter().any(|it| admin::is_audience(it)) {
+        return Err(TokenError::Claims("`aud` names an admin port too; such a token is good for neither".to_owned()));
     }
     let subject = required(name(&claims, "sub")?, "sub")?.to_owned();
     let username = name(&claims, "username")?.map(str::to_owned);
@@ -270,7 +275,7 @@ pub(super) fn read_claims(
 }
 
 /// Checks `iat`, `nbf` and `exp`; gives the latter.
-fn check_times(claims: &Map<String, Value>, max_ttl: u64, now: u64) -> Result<u64, TokenError> {
+pub(super) fn check_times(claims: &Map<String, Value>, max_ttl: u64, now: u64) -> Result<u64, TokenError> {
     let expires = required(seconds(claims, "exp")?, "exp")?;
     let issued = required(seconds(claims, "iat")?, "iat")?;
     let not_before = seconds(claims, "nbf")?.unwrap_or(0);
@@ -291,11 +296,11 @@ fn check_times(claims: &Map<String, Value>, max_ttl: u64, now: u64) -> Result<u6
     Ok(expires)
 }
 
-fn required<T>(value: Option<T>, claim: &str) -> Result<T, TokenError> {
+pub(super) fn required<T>(value: Option<T>, claim: &str) -> Result<T, TokenError> {
     value.ok_or_else(|| TokenError::Claims(format!("`{claim}` is missing")))
 }
 
-fn text<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
+pub(super) fn text<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
     match claims.get(claim) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -304,7 +309,7 @@ fn text<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a st
 }
 
 /// A name that a principal may have.
-fn name<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
+pub(super) fn name<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
     let Some(name) = text(claims, claim)? else { return Ok(None) };
     if name.is_empty() || name.contains(char::is_control) {
         return Err(TokenError::Claims(format!("`{claim}` is empty or has control characters")));
@@ -316,7 +321,7 @@ fn name<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a st
 }
 
 /// A list of texts, or, where `single` allows it, one text.
-fn texts(claims: &Map<String, Value>, claim: &str, single: bool) -> Result<Option<Vec<String>>, TokenError> {
+pub(super) fn texts(claims: &Map<String, Value>, claim: &str, single: bool) -> Result<Option<Vec<String>>, TokenError> {
     let wrong = || TokenError::Claims(format!("`{claim}` is not a list of texts"));
     match claims.get(claim) {
         None => Ok(None),

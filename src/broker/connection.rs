@@ -25,6 +25,7 @@ use super::mailbox::{Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
 use super::registry::Leaving;
+use super::sessions::Described;
 use super::timers::Timers;
 use super::will::Will;
 use crate::auth::{Grants, Identity, Principal};
@@ -229,9 +230,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn obey_commands(&mut self) -> Result<(), Closing> {
         let mut why = None;
-        for Command::Close { reason, done } in self.mailbox.commands() {
-            self.successors.extend(done);
-            why = Some(reason);
+        for command in self.mailbox.commands() {
+            match command {
+                Command::Close { reason, forget, done } => {
+                    self.successors.extend(done);
+                    why = Some(reason);
+                    if forget {
+                        self.peer.session_expiry = 0;
+                    }
+                }
+                Command::Describe { ask, reply } => {
+                    // Who asked may have gone away meanwhile.
+                    let _ = reply.send(Described::of(&self.session, Some(self.peer.session_expiry), &ask));
+                }
+            }
         }
         let Some(reason) = why else { return Ok(()) };
         Err(Closing { will: reason != ReasonCode::SERVER_SHUTTING_DOWN, ..Closing::because(reason, reason.text()) })

@@ -103,6 +103,8 @@ pub struct Counters {
     pub violations: Tally,
     /// Clients that were let in, by method.
     pub authentications: Tally,
+    /// Requests that the admin port refused.
+    pub admin_refusals: Tally,
     /// Lines that the log did not take, by kind.
     pub suppressed: Tally,
 }
@@ -134,17 +136,29 @@ impl Collector for Metrics {
         let c = &self.0.counters;
         let counters = [
             ("mqtt_connects", "Connections accepted", c.connected.get()),
-            ("mqtt_connects_refused", "Connections refused", c.refusals.total()),
             ("mqtt_panics", "Mistakes of the broker that cost a client its connection", c.panics.get()),
-            ("mqtt_protocol_violations", "Connections closed because of what the client sent", c.violations.total()),
             ("mqtt_messages_received", "Publications received from clients", c.received.get()),
             ("mqtt_messages_sent", "Publications sent to clients", c.sent.get()),
             ("mqtt_messages_dropped", "Messages that a limit cost", c.dropped.get()),
-            ("mqtt_messages_denied", "Publications, subscriptions and wills that no rule allowed", c.denied.total()),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let tallies = [
+            ("mqtt_connects_refused", "Connections refused, by reason", "reason", &c.refusals),
+            ("mqtt_disconnects", "Connections that ended, by reason", "reason", &c.disconnects),
+            ("mqtt_protocol_violations", "Broken statements of the specification, by id", "id", &c.violations),
+            ("mqtt_denies", "What no rule allowed, by action", "action", &c.denied),
+            ("mqtt_authentications", "Clients let in, by method", "method", &c.authentications),
+            ("mqtt_log_lines_suppressed", "Log lines left out, by kind", "kind", &c.suppressed),
+            ("mqtt_admin_refused", "Requests refused at the admin port, by reason", "reason", &c.admin_refusals),
+        ];
+        for (name, help, label, tally) in tallies {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (value, count) in tally.get() {
+                ConstCounter::new(count).encode(family.encode_family(&[(label, value)])?)?;
+            }
         }
         let retained = self.0.store.retained.lock().map_or(0, |retained| retained.len());
         let gauges = [

@@ -91,9 +91,22 @@ pub fn look_at_certificates(entrance: &Entrance) {
     }
 }
 
+/// Where the policy comes from.
+#[derive(Debug)]
+pub struct Documents {
+    pub config: Config,
+    pub etc: Etc,
+}
+
+/// Reads keys and hashes and puts them into force; an error leaves what is in force.
+pub fn reload(documents: &Documents, shared: &Shared) -> Result<(), DocumentError> {
+    shared.policy.store(Arc::new(policy(&documents.config, &documents.etc)?));
+    Ok(())
+}
+
 /// Puts changed keys, hashes and certificates into force until shutdown.
-pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, readiness: Readiness, shutdown: Shutdown) {
-    let mut known = contents(&etc);
+pub async fn watch(documents: Arc<Documents>, shared: Arc<Shared>, readiness: Readiness, shutdown: Shutdown) {
+    let mut known = contents(&documents.etc);
     loop {
         tokio::select! {
             () = tokio::time::sleep(COMPARE_EVERY) => {}
@@ -103,16 +116,13 @@ pub async fn watch(config: Config, etc: Etc, shared: Arc<Shared>, readiness: Rea
             look_at_certificates(entrance);
         }
         readiness.set(shared.serves() && !shutdown.is_triggered());
-        let current = contents(&etc);
+        let current = contents(&documents.etc);
         if current == known {
             continue;
         }
         known = current;
-        match policy(&config, &etc) {
-            Ok(policy) => {
-                shared.policy.store(Arc::new(policy));
-                tracing::info!("keys and users reloaded");
-            }
+        match reload(&documents, &shared) {
+            Ok(()) => tracing::info!("keys and users reloaded"),
             Err(error) => {
                 let error = with_causes(&error);
                 tracing::error!(error, "keys or users cannot be reloaded; the last good ones stay in force");

@@ -19,7 +19,7 @@ use super::frames::Failure;
 use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
-use super::registry::{Claim, NoSession};
+use super::registry::{About, Claim, NoSession};
 use super::timers::Timers;
 use super::upgrade;
 use super::will::Will;
@@ -185,7 +185,14 @@ async fn admit(
         let log = "the client accepts no packet of the size of CONNACK".into();
         return Err(Refusal { code: ReasonCode::PACKET_TOO_LARGE, return_code: 3, log, public: None });
     }
-    let claim = shared.claim(&peer.client_id, &peer.identity, clean_start).await.map_err(no_session)?;
+    let about = About {
+        version: connect.version,
+        address: arrival.address,
+        gate: arrival.gate.clone(),
+        since: unix_millis(),
+        expiry: 0,
+    };
+    let claim = shared.claim(&peer.client_id, &peer.identity, clean_start, &about).await.map_err(no_session)?;
     Ok((peer, claim, will))
 }
 

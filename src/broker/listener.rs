@@ -76,7 +76,7 @@ impl Entrance {
     }
 }
 
-/// Accepts until shutdown.
+/// Accepts until shutdown, or, from clients, until the broker is drained.
 pub async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -89,6 +89,7 @@ pub async fn serve(
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.wait() => return,
+            () = shared.drain.wait(), if !gate.internal => return,
         };
         let (socket, address) = match accepted {
             Ok(accepted) => accepted,

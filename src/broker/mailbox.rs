@@ -14,6 +14,7 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
+use super::sessions::{Ask, Described};
 use crate::mqtt::{QoS, ReasonCode};
 use crate::store::{Delivery, Limits, Queue};
 
@@ -55,6 +56,17 @@ struct Inner {
     wants_queue: bool,
     commands: Vec<Command>,
     waiting: VecDeque<Arc<Ticket>>,
+    /// Messages that a limit has cost this session.
+    dropped: u64,
+}
+
+/// What waits for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub messages: usize,
+    pub bytes: usize,
+    /// Messages that a limit has cost the session.
+    pub dropped: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +80,10 @@ enum State {
 /// What a session's task is told by others.
 #[derive(Debug)]
 pub enum Command {
-    /// End the connection for this reason; `done` fires when the session is free.
-    Close { reason: ReasonCode, done: Option<oneshot::Sender<()>> },
+    /// End the connection for this reason, and with `forget` the session; `done` fires when the session is free.
+    Close { reason: ReasonCode, forget: bool, done: Option<oneshot::Sender<()>> },
+    /// Say what the session is like.
+    Describe { ask: Box<Ask>, reply: oneshot::Sender<Described> },
 }
 
 /// A publisher's place in the line before a full mailbox.
@@ -115,6 +129,7 @@ impl Mailbox {
             wants_queue: false,
             commands: Vec::new(),
             waiting: VecDeque::new(),
+            dropped: 0,
         };
         Self {
             session,
@@ -146,6 +161,7 @@ impl Mailbox {
             let size = delivery.message.size();
             let waiting = inner.qos0_bytes + size;
             if waiting > QOS0_HARD || (waiting > QOS0_SOFT && !self.is_progressing(now)) {
+                inner.dropped += 1;
                 return Pushed { pressure: self.pressure(inner, now), dropped: 1 };
             }
             inner.qos0_bytes += size;
@@ -153,6 +169,7 @@ impl Mailbox {
             true
         } else {
             dropped = inner.queue.push(delivery);
+            inner.dropped += dropped as u64;
             inner.wants_queue
         };
         if wake && inner.asleep {
@@ -267,6 +284,16 @@ impl Mailbox {
         inner.qos0 = Vec::new();
         inner.release_all();
         std::iter::from_fn(|| inner.queue.pop()).collect()
+    }
+
+    /// What waits for the session now.
+    pub fn waiting(&self) -> Waiting {
+        let inner = self.lock();
+        Waiting {
+            messages: inner.qos0.len() + inner.queue.len(),
+            bytes: inner.qos0_bytes + inner.queue.bytes(),
+            dropped: inner.dropped,
+        }
     }
 
     /// Whether a client is connected to the session.

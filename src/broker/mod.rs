@@ -4,6 +4,7 @@
 //! a client sends ends more than its own connection. May name `mqtt`, `auth`, `config`, `store`, `process`; never
 //! Kubernetes.
 
+mod admin;
 mod aliases;
 mod backpressure;
 mod connection;
@@ -23,6 +24,7 @@ mod publish;
 mod reauthenticate;
 mod registry;
 mod router;
+mod sessions;
 mod stream;
 mod sys;
 mod timers;
@@ -38,8 +40,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use axum::routing::get;
-use axum::{Json, Router as Routes};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
@@ -48,11 +48,10 @@ use crate::config::broker::{Broker as Config, Limits};
 use crate::config::files::Etc;
 use crate::config::report;
 use crate::mqtt::ReasonCode;
-use crate::process::admin::{self, Readiness};
 use crate::process::{self, Shutdown};
 use crate::store::{Message, Store};
-use counters::{Counters, Gate, Metrics};
-use documents::DocumentError;
+use counters::{Counters, Gate};
+use documents::{DocumentError, Documents};
 use events::{Arrival, Events};
 use handshake::Passwords;
 use listener::Entrance;
@@ -90,6 +89,8 @@ struct Shared {
     /// The listeners, in the order of the configuration; the bridge's is the last.
     gates: Mutex<Vec<Arc<Gate>>>,
     passwords: Passwords,
+    /// Set off when no more clients are to be taken.
+    drain: Shutdown,
     started: Instant,
 }
 
@@ -101,7 +102,7 @@ impl Shared {
 
     /// Whether clients can connect somewhere: a listener that waits for its certificate keeps the others in service.
     fn serves(&self) -> bool {
-        self.entrances.iter().any(|entrance| entrance.serves())
+        !self.drain.is_triggered() && self.entrances.iter().any(|entrance| entrance.serves())
     }
 
     fn retain(&self, message: &Arc<Message>) {
@@ -186,6 +187,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         events: Events::new(0),
         gates: Mutex::default(),
         passwords: Passwords::new(),
+        drain: Shutdown::new(),
         started: Instant::now(),
     });
     let mut tasks = JoinSet::new();
@@ -200,10 +202,12 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         let entrance = Arc::new(Entrance::internal());
         internal = Some(listen(bridge.listen, entrance, &shared, true, &shutdown, &mut tasks)?);
     }
-    let (admin, readiness) = serve_admin(config.admin, &shared, &shutdown, &mut tasks)?;
+    let admin = config.admin;
+    let documents = Arc::new(Documents { config, etc });
+    let (admin, readiness) = admin::serve(admin, &shared, documents.clone(), &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
     tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
-    tasks.spawn(documents::watch(config, etc, shared.clone(), readiness, shutdown.clone()));
+    tasks.spawn(documents::watch(documents, shared.clone(), readiness, shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }
 
@@ -223,33 +227,6 @@ fn listen(
     shared.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
     tasks.spawn(listener::serve(listener, shared.clone(), gate, entrance, shutdown.clone()));
     Ok(bound)
-}
-
-fn serve_admin(
-    address: SocketAddr,
-    shared: &Arc<Shared>,
-    shutdown: &Shutdown,
-    tasks: &mut JoinSet<()>,
-) -> Result<(SocketAddr, Readiness), Error> {
-    let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
-    admin.registry().register_collector(Box::new(Metrics(shared.clone())));
-    // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
-    admin.readiness().set(shared.serves());
-    let (readiness, bound, stop) = (admin.readiness(), admin.address(), shutdown.clone());
-    let answer = (bound, readiness.clone());
-    let reporting = shared.clone();
-    let routes = Routes::new().route("/api/v1/report", get(async move || Json(reporting.report())));
-    tasks.spawn(async move {
-        let unready = async {
-            stop.wait().await;
-            readiness.set(false);
-        };
-        let (served, ()) = tokio::join!(admin.serve(routes, stop.clone()), unready);
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin port failed");
-        }
-    });
-    Ok(answer)
 }
 
 impl Running {

@@ -4,6 +4,7 @@
 //! with the connection's task, or in the store while the client is away.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,12 +12,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::counters::Gate;
 use super::mailbox::{Command, Mailbox};
 use super::will::Will;
-use super::{Shared, will};
+use super::{Shared, unix_millis, will};
 use crate::auth::{Identity, Principal};
 use crate::mqtt::topic::Filter;
-use crate::mqtt::{QoS, ReasonCode};
+use crate::mqtt::{QoS, ReasonCode, Version};
 use crate::store::{Limits, StoredSession};
 
 /// How long a connection may take to give up its session.
@@ -32,14 +34,27 @@ pub struct Registry {
 }
 
 #[derive(Debug)]
-struct Entry {
-    mailbox: Arc<Mailbox>,
-    principal: Principal,
-    online: bool,
+pub struct Entry {
+    pub mailbox: Arc<Mailbox>,
+    pub principal: Principal,
+    pub online: bool,
+    pub about: About,
     /// The will that waits for its delay, while the client is away.
     will: Option<Will>,
     /// What ends the session, or sends the will, while the client is away.
     timer: Option<AbortHandle>,
+}
+
+/// The connection of a client, or its last one while it is away.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub version: Version,
+    pub address: SocketAddr,
+    pub gate: Arc<Gate>,
+    /// Milliseconds since 1970 UTC at which the client connected, or went away.
+    pub since: u64,
+    /// Seconds that the session lives on, once the client is away.
+    pub expiry: u32,
 }
 
 /// A session given to a connection.
@@ -71,7 +86,7 @@ pub struct Leaving {
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+    pub fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,7 +102,7 @@ impl Registry {
         let online: Vec<_> = clients.values().filter(|e| e.online).map(|e| e.mailbox.clone()).collect();
         drop(clients);
         for mailbox in online {
-            mailbox.command(Command::Close { reason, done: None });
+            mailbox.command(Command::Close { reason, forget: false, done: None });
         }
     }
 }
@@ -108,9 +123,10 @@ impl Shared {
         client_id: &Arc<str>,
         identity: &Identity,
         clean_start: bool,
+        about: &About,
     ) -> Result<Claim, NoSession> {
         loop {
-            match self.try_claim(client_id, identity, clean_start)? {
+            match self.try_claim(client_id, identity, clean_start, about)? {
                 Step::Claimed(claim) => return Ok(claim),
                 Step::End(session) => self.end_session(client_id, |entry| entry.mailbox.session == session),
                 Step::Wait(session, done) => {
@@ -124,7 +140,13 @@ impl Shared {
         }
     }
 
-    fn try_claim(&self, client_id: &Arc<str>, identity: &Identity, clean_start: bool) -> Result<Step, NoSession> {
+    fn try_claim(
+        &self,
+        client_id: &Arc<str>,
+        identity: &Identity,
+        clean_start: bool,
+        about: &About,
+    ) -> Result<Step, NoSession> {
         let mut clients = self.registry.lock();
         if self.registry.closed.load(Ordering::Relaxed) {
             return Err(NoSession::Closed);
@@ -134,7 +156,8 @@ impl Shared {
             let mailbox = Arc::new(Mailbox::new(session, self.queue_limits(&identity.principal)));
             mailbox.connect(self.now());
             let principal = identity.principal.clone();
-            let entry = Entry { mailbox: mailbox.clone(), principal, online: true, will: None, timer: None };
+            let about = about.clone();
+            let entry = Entry { mailbox: mailbox.clone(), principal, online: true, about, will: None, timer: None };
             clients.insert(client_id.clone(), entry);
             return Ok(Step::Claimed(Claim { mailbox, stored: None }));
         };
@@ -145,7 +168,7 @@ impl Shared {
         if entry.online {
             let (done, wait) = oneshot::channel();
             let reason = ReasonCode::SESSION_TAKEN_OVER;
-            entry.mailbox.command(Command::Close { reason, done: Some(done) });
+            entry.mailbox.command(Command::Close { reason, forget: false, done: Some(done) });
             return Ok(Step::Wait(entry.mailbox.session, wait));
         }
         if !same || clean_start {
@@ -157,6 +180,7 @@ impl Shared {
         // A resumed session means that the client is back before its will was due [MQTT-3.1.3-9].
         entry.will = None;
         entry.online = true;
+        entry.about = about.clone();
         entry.mailbox.connect(self.now());
         let mut sessions = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Step::Claimed(Claim { mailbox: entry.mailbox.clone(), stored: sessions.take(client_id) }))
@@ -196,6 +220,8 @@ impl Shared {
         } else {
             self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(client_id, session);
             entry.online = false;
+            entry.about.since = unix_millis();
+            entry.about.expiry = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
             let delay = waiting.as_ref().map(|will| will.delay.min(expiry));
             entry.will = waiting;
             let task = tokio::spawn(away(self.clone(), client_id.clone(), mailbox.session, delay, expiry));
@@ -203,7 +229,11 @@ impl Shared {
             drop(clients);
             due.into_iter().for_each(|will| will::publish(self, will));
         }
-        let unread = commands.into_iter().filter_map(|Command::Close { done, .. }| done);
+        let unread = commands.into_iter().filter_map(|command| match command {
+            Command::Close { done, .. } => done,
+            // Who asked finds the session in the store.
+            Command::Describe { .. } => None,
+        });
         for successor in successors.into_iter().chain(unread) {
             // A newcomer that has gone away meanwhile needs no answer.
             let _ = successor.send(());
@@ -211,7 +241,7 @@ impl Shared {
     }
 
     /// Ends a session for good, if it is the `wanted` one: subscriptions and queue go, a waiting will is sent.
-    fn end_session(self: &Arc<Self>, client_id: &Arc<str>, wanted: impl FnOnce(&Entry) -> bool) {
+    pub fn end_session(self: &Arc<Self>, client_id: &Arc<str>, wanted: impl FnOnce(&Entry) -> bool) {
         let (entry, stored) = {
             let mut clients = self.registry.lock();
             if !clients.get(client_id).is_some_and(wanted) {
@@ -228,7 +258,7 @@ impl Shared {
         if entry.online {
             // Its task still has the session and discards it when it notices.
             let reason = ReasonCode::SESSION_TAKEN_OVER;
-            entry.mailbox.command(Command::Close { reason, done: None });
+            entry.mailbox.command(Command::Close { reason, forget: false, done: None });
         }
         if let Some(stored) = stored {
             self.discard(&entry.mailbox, &stored);

@@ -1,5 +1,8 @@
-//! What a pod says of itself, read from its admin port at `/api/v1/report`.
+//! What a pod says of itself, read from its admin port below `/api/v1`.
 
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The broker's report.
@@ -64,4 +67,150 @@ pub enum BridgeState {
     Unauthorized,
     Rejecting,
     Lagging,
+}
+
+/// A part of a list. The next part begins after `next`; without it this is the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A session, of a client that is connected or away. What is absent could not be asked in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    pub client_id: String,
+    pub principal: String,
+    pub online: bool,
+    /// `3.1`, `3.1.1` or `5.0`; of the last connection, if the client is away. So is the address.
+    pub version: String,
+    pub address: SocketAddr,
+    pub listener: String,
+    /// Connected, or away, since.
+    pub since: Timestamp,
+    /// When the session ends, while the client is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Seconds that the session outlives its connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_expiry: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscriptions: Option<u64>,
+    /// Deliveries that wait for the client's acknowledgement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
+    /// Messages and bytes that wait to be delivered.
+    pub queued: u64,
+    pub queued_bytes: u64,
+    /// Messages that a limit has cost this session.
+    pub dropped: u64,
+}
+
+/// A subscription of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subscription {
+    pub client_id: String,
+    /// As the client wrote it, `$share/…` included.
+    pub filter: String,
+    pub qos: u8,
+    pub no_local: bool,
+    pub retain_as_published: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<u32>,
+}
+
+/// A retained message, without its payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retained {
+    pub topic: String,
+    pub qos: u8,
+    /// Bytes of the payload.
+    pub bytes: u64,
+    /// Who published it, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// Something that a client asked for and that no rule allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deny {
+    /// Counts up; the place in the list.
+    pub number: u64,
+    pub time: Timestamp,
+    pub client_id: String,
+    pub principal: String,
+    /// `publish`, `subscribe` or `will`.
+    pub action: String,
+    /// The topic or filter; of a very long one the beginning.
+    pub topic: String,
+    pub why: String,
+}
+
+/// A key that tokens are verified with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Key {
+    pub kid: String,
+    pub algorithm: String,
+}
+
+/// A socket that is listened on, and what came through it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    pub name: String,
+    pub address: SocketAddr,
+    /// The bridge's own, which no client reaches.
+    pub internal: bool,
+    pub connections: u64,
+    /// Since the start.
+    pub connects: u64,
+    pub refused: u64,
+}
+
+/// What a kick did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kicked {
+    pub client_id: String,
+    /// Whether the client was connected.
+    pub was_online: bool,
+    /// Whether the session was ended too.
+    pub forgotten: bool,
+}
+
+/// That connections are being drained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Draining {
+    /// Clients connected when it began, or now if it had begun before.
+    pub connections: u64,
+    /// Clients disconnected a second.
+    pub rate: u32,
+}
+
+/// What a reload put into force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Loaded {
+    pub keys: Vec<String>,
+    pub users: Vec<String>,
+}
+
+/// Why a request to the admin port fails, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    pub error: String,
+    pub hint: String,
 }

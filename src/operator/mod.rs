@@ -5,6 +5,7 @@
 //! [`reconcile`] has the whole loop on one screen. May name `api`, `plan`, `config`, `auth`, `mqtt`, `process`.
 
 mod apply;
+mod ask;
 mod build;
 mod error;
 mod flags;

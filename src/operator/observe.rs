@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::time::Duration;
 
-use futures::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
@@ -14,14 +13,12 @@ use kube::core::ApiResource;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
+use super::ask::Asker;
 use super::build;
 use super::error::Error;
 use crate::api::{MqttBroker, MqttBrokerStatus, ServiceType};
 use crate::config::report;
-use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, Plan};
-
-/// How long a pod may take to say how it is.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::plan::Plan;
 
 /// An object as it is stored.
 #[derive(Debug)]
@@ -125,16 +122,16 @@ pub async fn object(client: &Client, namespace: &str, name: &str) -> Result<Opti
 /// Looks at everything that an object is made of.
 pub async fn observe(
     client: &Client,
-    http: &reqwest::Client,
+    asker: &Asker,
     object: &MqttBroker,
     plan: &Plan,
+    now: Timestamp,
 ) -> Result<Observed, Error> {
     let namespace = plan.namespace.as_str();
-    let (children, referenced, pods) = tokio::try_join!(
-        children(client, object, plan),
-        referenced(client, namespace, plan),
-        reports(client, http, plan),
-    )?;
+    let (children, referenced, pods) =
+        tokio::try_join!(children(client, object, plan), referenced(client, namespace, plan), pods(client, plan),)?;
+    let keys = children.secrets.iter().find(|secret| secret.metadata.name.as_ref() == Some(&plan.names.jwt));
+    let pods = asker.reports(plan, keys, pods, u64::try_from(now.as_second()).unwrap_or_default()).await;
     let nodes = if plan.service.type_ == ServiceType::NodePort { nodes(client).await? } else { Vec::new() };
     Ok(Observed { children, referenced, pods, nodes })
 }
@@ -219,28 +216,10 @@ async fn referenced(client: &Client, namespace: &str, plan: &Plan) -> Result<BTr
     Ok(found)
 }
 
-async fn reports(client: &Client, http: &reqwest::Client, plan: &Plan) -> Result<Vec<PodReport>, Error> {
+async fn pods(client: &Client, plan: &Plan) -> Result<Vec<Pod>, Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &plan.namespace);
     let labels = ListParams::default().labels(&build::selector_text(&build::selector(plan)));
-    let pods = api.list(&labels).await.map_err(|source| Error::read("Pod", source))?;
-    Ok(join_all(pods.items.into_iter().map(|pod| report(http, pod, plan.bridge.is_some()))).await)
-}
-
-async fn report(http: &reqwest::Client, pod: Pod, telemetry: bool) -> PodReport {
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-    let Some(address) = address.and_then(|text| text.parse::<std::net::IpAddr>().ok()) else {
-        return PodReport { pod, broker: None, bridge: None };
-    };
-    let broker = ask(http, (address, BROKER_ADMIN_PORT).into());
-    let bridge = async { if telemetry { ask(http, (address, BRIDGE_ADMIN_PORT).into()).await } else { None } };
-    let (broker, bridge) = tokio::join!(broker, bridge);
-    PodReport { pod, broker, bridge }
-}
-
-async fn ask<T: DeserializeOwned>(http: &reqwest::Client, address: std::net::SocketAddr) -> Option<T> {
-    let request = http.get(format!("http://{address}/api/v1/report")).timeout(REPORT_TIMEOUT);
-    let answer = async { request.send().await?.error_for_status()?.json::<T>().await };
-    answer.await.inspect_err(|error| tracing::debug!(%address, %error, "no report")).ok()
+    Ok(api.list(&labels).await.map_err(|source| Error::read("Pod", source))?.items)
 }
 
 /// An address of each node that takes pods, those from outside first; ordered by the names of the nodes.

@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::apply::{self, Applied};
+use super::ask::Asker;
 use super::build::{self, BROKER_CONTAINER, Ingredients, MANAGER, SPEC_HASH};
 use super::error::Error;
 use super::keys::Keys;
@@ -55,7 +56,7 @@ type Guarded = DeserializeGuard<MqttBroker>;
 /// What all passes share.
 pub(super) struct Context {
     client: Client,
-    http: reqwest::Client,
+    asker: Asker,
     recorder: Recorder,
     image: String,
     references: References,
@@ -72,7 +73,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
         Err(invalid) => return refuse(context, object, &invalid, now).await,
     };
     context.references.set(&plan.namespace, &plan.name, secrets_of_interest(&plan));
-    let observed = observe::observe(&context.client, &context.http, object, &plan).await?;
+    let observed = observe::observe(&context.client, &context.asker, object, &plan, now).await?;
     let keys = keys(&plan, &observed, now)?;
     let (found, mut missing) = passwords::find(&plan, &observed, random::password);
     missing.extend(passwords::missing_certificates(&plan, &observed));
@@ -314,7 +315,7 @@ impl Context {
         let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.into(), instance });
         Self {
             client,
-            http: reqwest::Client::new(),
+            asker: Asker::default(),
             recorder,
             image,
             references: References::default(),

@@ -47,6 +47,32 @@ impl Retained {
         found
     }
 
+    /// Up to `limit` messages after the topic `after`, in the order of topics, and the topic after which the next page
+    /// begins. So many topics are looked at for a page: with a filter it may be short and not the last.
+    pub fn page(
+        &self,
+        filter: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+        now: u64,
+    ) -> (Vec<Arc<Message>>, Option<Box<str>>) {
+        const LOOKED_AT: usize = 10_000;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let meant = |name: &str| filter.is_none_or(|filter| topic::matches(filter, name));
+        let mut found = Vec::new();
+        let mut last: Option<&Box<str>> = None;
+        for (at, (name, message)) in self.by_topic.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+            if found.len() == limit || at == LOOKED_AT {
+                return (found, last.cloned());
+            }
+            last = Some(name);
+            if meant(name) && !message.is_expired(now) {
+                found.push(message.clone());
+            }
+        }
+        (found, None)
+    }
+
     pub fn len(&self) -> usize {
         self.by_topic.len()
     }
@@ -93,6 +119,21 @@ mod tests {
         assert_eq!(topics(&retained.matching("a/+", 0)), ["a/b"]);
         assert_eq!(topics(&retained.matching("a/b", 0)), ["a/b"]);
         assert_eq!(retained.matching("#", 0).len(), 6);
+    }
+
+    #[test]
+    fn pages_follow_each_other_in_the_order_of_topics() {
+        let mut retained = Retained::default();
+        for topic in ["b", "a/1", "a/2", "c"] {
+            retained.set(&message(topic, "x", None));
+        }
+        let page = |filter, after| {
+            let (found, next) = retained.page(filter, after, 2, 0);
+            (found.iter().map(|message| message.topic().to_owned()).collect::<Vec<_>>(), next)
+        };
+        assert_eq!(page(None, None), (vec!["a/1".into(), "a/2".into()], Some("a/2".into())));
+        assert_eq!(page(None, Some("a/2")), (vec!["b".into(), "c".into()], None));
+        assert_eq!(page(Some("a/+"), Some("a/1")), (vec!["a/2".into()], None));
     }
 
     #[test]

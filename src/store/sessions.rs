@@ -41,6 +41,11 @@ impl Sessions {
         self.away.remove(client_id)
     }
 
+    /// The session of a client that is away.
+    pub fn get(&self, client_id: &str) -> Option<&StoredSession> {
+        self.away.get(client_id)
+    }
+
     /// How many clients are away.
     pub fn len(&self) -> usize {
         self.away.len()

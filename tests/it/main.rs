@@ -7,6 +7,7 @@
 mod support;
 
 mod access;
+mod admin;
 mod admission;
 mod architecture;
 mod backpressure;

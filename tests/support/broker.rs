@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 
 use argon2::password_hash::{PasswordHasher, SaltString};
 use argon2::{Argon2, Params};
-use mqtt_operator::auth::key::{Algorithm, PrivateKeys, generate};
-use mqtt_operator::auth::password;
+use mqtt_operator::auth::key::{Algorithm, PrivateKey, PrivateKeys, generate};
 use mqtt_operator::auth::rule::{Action, Permission, Rule};
 use mqtt_operator::auth::settings::{Anonymous, Jwt, Settings, User};
+use mqtt_operator::auth::{admin, password};
 use mqtt_operator::broker::{self, Running};
 use mqtt_operator::client::{self, Client, Incoming, Options};
 use mqtt_operator::config::broker::{Broker as Config, Limits, Listener, Protocol, UserHash, Users};
@@ -17,6 +17,8 @@ use mqtt_operator::config::files::Etc;
 use mqtt_operator::config::{FORMAT, report};
 use mqtt_operator::mqtt::Version;
 use mqtt_operator::process::Shutdown;
+use reqwest::Method;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The password of every user of [`Broker`].
@@ -91,6 +93,25 @@ impl Broker {
         self.etc.path()
     }
 
+    /// A token that opens its admin port.
+    pub fn admin_token(&self) -> String {
+        admin::mint(&signing_key(), "mqttbroker/test/broker", "mqtt-admin://test/broker", "tests", unix_seconds())
+    }
+
+    /// Asks its admin port: status and answer.
+    pub async fn ask(&self, method: Method, path: &str) -> (u16, Value) {
+        let request = reqwest::Client::new().request(method, format!("http://{}{path}", self.admin()));
+        let answer = request.bearer_auth(self.admin_token()).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// As [`Broker::ask`], for what is there and is only read.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.ask(Method::GET, path).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
     /// Options for user `u<n>`, whose client id is its name.
     pub fn options(&self, n: usize, version: Version) -> Options {
         let mut options = Options::new(self.address(), format!("u{n}"));
@@ -145,8 +166,7 @@ fn config() -> Config {
 }
 
 fn write_documents(etc: &Path, config: &Config, hash: &str) {
-    let key = generate(Algorithm::EdDsa, &[7; 48]).unwrap();
-    let keys = PrivateKeys { keys: vec![key] };
+    let keys = PrivateKeys { keys: vec![signing_key()] };
     let hash = |user: &User| UserHash { name: user.name.clone(), hash: hash.into(), source: None };
     let users = Users { format: FORMAT, users: config.auth.users.iter().map(hash).collect() };
     let etc = Etc(etc.to_owned());
@@ -158,6 +178,16 @@ fn write_documents(etc: &Path, config: &Config, hash: &str) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
+}
+
+/// The key that signs its tokens.
+pub fn signing_key() -> PrivateKey {
+    generate(Algorithm::EdDsa, &[7; 48]).unwrap()
+}
+
+/// Unix time in seconds.
+pub fn unix_seconds() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
 
 /// One hash for all: it costs as much as it should.

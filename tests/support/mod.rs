@@ -22,7 +22,7 @@ mod node;
 mod wait;
 
 pub use apiserver::{ApiServer, with_temp_namespace};
-pub use broker::{Broker, PASSWORD, allow, open};
+pub use broker::{Broker, PASSWORD, allow, open, signing_key, unix_seconds};
 pub use certificates::{Authority, Pair};
 pub use clients::{Mosquitto, Paho, mosquitto_client, paho};
 pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};
