@@ -158,6 +158,9 @@ impl Mailbox {
             if inner.state != State::Connected {
                 return nothing;
             }
+            if inner.asleep {
+                self.begin_progress(now);
+            }
             let size = delivery.message.size();
             let waiting = inner.qos0_bytes + size;
             if waiting > QOS0_HARD || (waiting > QOS0_SOFT && !self.is_progressing(now)) {
@@ -174,8 +177,7 @@ impl Mailbox {
         };
         if wake && inner.asleep {
             inner.asleep = false;
-            // Until now there was nothing to take: the time in which it must make progress begins here.
-            self.progress.store(now, Ordering::Relaxed);
+            self.begin_progress(now);
             wakers.extend(inner.task.clone());
         }
         Pushed { pressure: self.pressure(inner, now), dropped }
@@ -196,6 +198,11 @@ impl Mailbox {
 
     fn is_progressing(&self, now: u64) -> bool {
         now.saturating_sub(self.progress.load(Ordering::Relaxed)) < STALLED_AFTER
+    }
+
+    /// Until now there was nothing to take: the time in which the session must make progress begins here.
+    fn begin_progress(&self, now: u64) {
+        self.progress.store(now, Ordering::Relaxed);
     }
 
     /// Lines up behind this session. `None`: there is nothing to wait for any more.

@@ -15,6 +15,7 @@ mod bench;
 mod bridge;
 mod client;
 mod docs;
+mod interop;
 mod lab;
 mod manifests;
 mod mqtt;

@@ -79,6 +79,29 @@ pub fn paho(version: Paho) -> Command {
     Command::new(python)
 }
 
+/// Node with MQTT.js in reach of `require`, to be given a script.
+pub fn node() -> Command {
+    let mut node = Command::new(debian("node", "nodejs"));
+    node.env("NODE_PATH", mqttjs().parent().expect("a directory"));
+    node
+}
+
+/// The directory of MQTT.js; `dist/mqtt.min.js` is for browsers.
+pub fn mqttjs() -> PathBuf {
+    lab_client("node_modules/mqtt")
+}
+
+/// The program that does an exchange with Eclipse's clients for Go.
+pub fn go_exchange() -> Command {
+    Command::new(lab_client("bin/exchange"))
+}
+
+fn lab_client(path: &str) -> PathBuf {
+    let path = cache().join("clients").join(path);
+    assert!(path.exists(), "{} is missing: run tests/lab/clients, or tests/run, which does it", path.display());
+    path
+}
+
 /// A program of a Debian package; servers are in `/usr/sbin`, which is not in everybody's `PATH`.
 fn debian(program: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
