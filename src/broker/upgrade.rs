@@ -121,7 +121,9 @@ fn accept(request: &httparse::Request<'_, '_>, doors: &Doors) -> Result<Vec<u8>,
     if STANDARD.decode(key).map(|key| key.len()) != Ok(16) {
         return Err(Refusal::Header);
     }
-    let subprotocol = values(request, "Sec-WebSocket-Protocol").find(|offered| SUBPROTOCOLS.contains(offered));
+    // In the order of the list, whatever the order of the offer: `mqtt` where it is offered [MQTT-6.0.0-4].
+    let offered = |wanted: &&str| values(request, "Sec-WebSocket-Protocol").any(|offered| offered == *wanted);
+    let subprotocol = SUBPROTOCOLS.into_iter().find(offered);
     let subprotocol = subprotocol.ok_or(Refusal::Subprotocol)?;
     let accept = accept_key(key);
     Ok(format!(
@@ -193,7 +195,7 @@ mod tests {
         let response = String::from_utf8(answer.response).unwrap();
         assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
         assert!(response.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{response}");
-        assert!(response.contains("\r\nSec-WebSocket-Protocol: mqttv3.1\r\n"), "{response}");
+        assert!(response.contains("\r\nSec-WebSocket-Protocol: mqtt\r\n"), "{response}");
     }
 
     #[test]

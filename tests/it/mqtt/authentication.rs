@@ -1,6 +1,26 @@
 //! Chapters 3.15 and 4.12, AUTH and enhanced authentication.
 
+use mqtt_operator::auth::key::{Algorithm, generate};
+use mqtt_operator::auth::rule::Action;
+use mqtt_operator::auth::token::{Claims, issue};
+
 use super::wire::*;
+use crate::support::allow;
+
+/// A token of `sub`, which may do everything below `t/`, signed with the key of the broker, for so many seconds.
+fn token(sub: &str, seconds: u64) -> Vec<u8> {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let claims = Claims {
+        iss: "mqttbroker/test/broker".into(),
+        aud: "mqtt://test/broker".into(),
+        sub: sub.into(),
+        iat: now,
+        exp: now + seconds,
+        acl: vec![allow(Action::All, "t/#")],
+        ..Claims::default()
+    };
+    issue(&generate(Algorithm::EdDsa, &[7; 48]).expect("a key"), &claims).into_bytes()
+}
 
 /// CONNECT with an authentication method and perhaps data.
 fn with_method(client_id: &str, method: &str, data: Option<&[u8]>) -> Connect {
@@ -87,5 +107,86 @@ fn auth_in_3_x_ends_the_connection() {
             wire.send(&auth);
             wire.expect_close();
         }
+    }
+}
+
+/// AUTH that asks for re-authentication.
+fn again(method: &str, data: &[u8]) -> Vec<u8> {
+    packet![0xF0; 0x19, props![0x15, method, 0x16, Data(data)]]
+}
+
+/// 5.0 [MQTT-4.12.0-5].
+#[test]
+fn connack_and_auth_name_the_method_of_connect() {
+    let broker = broker();
+    for method in ["JWT", "OAUTH2-JWT", "CUSTOM-JWT"] {
+        let connect = with_method("dev1", method, Some(&token("dev1", 600)));
+        let (mut wire, ack) = Wire::accepted(&broker, &connect);
+        assert_eq!(ack.properties.text(0x15), Some(method));
+        wire.ask(&again(method, &token("dev1", 900)), &packet![0xF0; 0, props![0x15, method]]);
+        // And again; what was granted before still is, and other packets go on.
+        wire.subscribe("t/a", 0);
+        wire.ask(&again(method, &token("dev1", 900)), &packet![0xF0; 0, props![0x15, method]]);
+        let message = publish(Version::V5, 0x30, "t/a", 0, b"x");
+        wire.ask(&message, &message);
+        wire.disconnect();
+    }
+}
+
+/// The version-independent way, a token as the password, is no authentication method.
+/// 5.0 [MQTT-4.12.0-6, MQTT-4.12.0-7].
+#[test]
+fn a_token_as_the_password_gives_no_right_to_auth() {
+    let broker = broker();
+    let connect = Connect { password: Some(token("dev1", 600)), ..Connect::new(Version::V5, "dev1") };
+    let connect = Connect { username: Some("dev1".into()), ..connect };
+    let (mut wire, ack) = Wire::accepted(&broker, &connect);
+    assert_eq!(ack.properties.get(0x15), None);
+    wire.send(&again("JWT", &token("dev1", 600)));
+    wire.expect_refusal(0x82);
+}
+
+/// 5.0 [MQTT-4.12.1-1].
+#[test]
+fn another_method_than_that_of_connect_is_refused() {
+    let broker = broker();
+    for auth in [
+        again("OAUTH2-JWT", &token("dev1", 600)),
+        again("SCRAM-SHA-1", b"x"),
+        packet![0xF0; 0x19, 0],
+        packet![0xF0; 0x19, props![0x16, Data(&token("dev1", 600))]],
+    ] {
+        let (mut wire, _) = Wire::accepted(&broker, &with_method("dev1", "JWT", Some(&token("dev1", 600))));
+        wire.send(&auth);
+        wire.expect_refusal(0x82);
+    }
+}
+
+/// Nothing is to be continued where one step is all, and success is for the broker to say.
+/// 5.0 [MQTT-4.12.0-5, MQTT-3.15.2-1].
+#[test]
+fn auth_that_continues_nothing_is_a_protocol_error() {
+    let broker = broker();
+    for auth in [packet![0xF0; 0x18, props![0x15, "JWT", 0x16, Data(b"x")]], packet![0xF0; 0, props![0x15, "JWT"]]] {
+        let (mut wire, _) = Wire::accepted(&broker, &with_method("dev1", "JWT", Some(&token("dev1", 600))));
+        wire.send(&auth);
+        wire.expect_refusal(0x82);
+    }
+}
+
+/// 5.0 [MQTT-4.12.1-2].
+#[test]
+fn re_authentication_that_fails_ends_the_connection() {
+    let broker = broker();
+    let mut watcher = Wire::connect(&broker, Version::V5, "watcher");
+    watcher.subscribe("t/w", 0);
+    // No token, one of nobody, one of someone else.
+    for (data, reason) in [(b"no token".to_vec(), 0x86), (b"a.b.c".to_vec(), 0x86), (token("dev2", 600), 0x87)] {
+        let connect = with_method("dev1", "JWT", Some(&token("dev1", 600))).will(0, false, "t/w", b"failed");
+        let (mut wire, _) = Wire::accepted(&broker, &connect);
+        wire.send(&bytes![again("JWT", &data), publish(Version::V5, 0x30, "t/w", 0, b"after")]);
+        wire.expect_refusal(reason);
+        watcher.expect(&publish(Version::V5, 0x30, "t/w", 0, b"failed"));
+        watcher.expect_nothing();
     }
 }

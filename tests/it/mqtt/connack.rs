@@ -101,14 +101,69 @@ fn everything_is_offered_and_so_nothing_is_said_to_be_missing() {
 
 /// 5.0 [MQTT-3.2.2-17, MQTT-3.2.2-18].
 #[test]
-fn a_topic_alias_beyond_the_maximum_is_refused() {
-    let broker = broker();
-    let (_, ack) = Wire::accepted(&broker, &Connect::new(Version::V5, "alias"));
-    let maximum = u16::try_from(ack.properties.number(0x22).unwrap_or(0)).expect("two bytes");
-    for alias in [0, maximum.saturating_add(1), u16::MAX] {
-        let mut wire = Wire::connect(&broker, Version::V5, "alias");
-        wire.send(&packet![0x30; "t/a", props![0x23, Be16(alias)], b"x"]);
-        wire.expect_refusal(0x94);
+fn topic_aliases_are_taken_up_to_the_maximum_that_is_announced() {
+    for announced in [0, 1, 3] {
+        let broker = broker_with(|config| config.limits.max_topic_aliases = announced);
+        let (mut wire, ack) = Wire::accepted(&broker, &Connect::new(Version::V5, "alias"));
+        assert_eq!(ack.properties.number(0x22).unwrap_or(0), u32::from(announced));
+        wire.subscribe("t/#", 0);
+        for alias in 1..=announced {
+            let topic = format!("t/{alias}");
+            let by_name = packet![0x30; topic.as_str(), props![0x23, Be16(alias)], b"name"];
+            wire.ask(&by_name, &publish(Version::V5, 0x30, &topic, 0, b"name"));
+            let by_alias = packet![0x30; "", props![0x23, Be16(alias)], b"alias"];
+            wire.ask(&by_alias, &publish(Version::V5, 0x30, &topic, 0, b"alias"));
+        }
+        for alias in [0, announced + 1, u16::MAX] {
+            let mut wire = Wire::connect(&broker, Version::V5, "beyond");
+            wire.send(&packet![0x30; "t/a", props![0x23, Be16(alias)], b"x"]);
+            wire.expect_refusal(0x94);
+        }
+        // It stands for nothing before it was set, nor for what another connection set.
+        if announced > 0 {
+            let mut wire = Wire::connect(&broker, Version::V5, "unset");
+            wire.send(&packet![0x30; "", props![0x23, [0, 1]], b"x"]);
+            wire.expect_refusal(0x82);
+        }
+    }
+}
+
+/// 5.0 [MQTT-4.13.1-1].
+#[test]
+fn as_many_flows_as_announced_are_taken_at_a_time() {
+    let broker = broker_with(|config| config.limits.max_inflight = 2);
+    let (mut wire, ack) = Wire::accepted(&broker, &Connect::new(Version::V5, "window"));
+    assert_eq!(ack.properties.number(0x21), Some(2));
+    let received = |id: u16| packet![0x50; Be16(id), 0x10];
+    wire.ask(&publish(Version::V5, 0x34, "t/a", 1, b""), &received(1));
+    wire.ask(&publish(Version::V5, 0x34, "t/a", 2, b""), &received(2));
+    // One ends, another may begin; QoS 0 does not count, and QoS 1 is over at once.
+    wire.ask(&packet![0x62; [0, 1]], &packet![0x70; [0, 1]]);
+    wire.send(&publish(Version::V5, 0x30, "t/a", 0, b""));
+    wire.ask(&publish(Version::V5, 0x32, "t/a", 3, b""), &packet![0x40; [0, 3], 0x10]);
+    wire.ask(&publish(Version::V5, 0x34, "t/a", 4, b""), &received(4));
+    wire.send(&publish(Version::V5, 0x34, "t/a", 5, b""));
+    wire.expect_refusal(0x93);
+}
+
+/// Clients of 3.x cannot be told, and are held to it all the same.
+/// 5.0 [MQTT-3.1.2-21, MQTT-3.2.2-21, MQTT-3.2.2-22].
+#[test]
+fn the_keep_alive_of_the_broker_is_announced_and_holds() {
+    let broker = broker_with(|config| config.limits.max_keep_alive = 1);
+    let mut wires = vec![];
+    each_version(|version| {
+        for (asked, told) in [(0, Some(1)), (1, None), (2, Some(1)), (u16::MAX, Some(1))] {
+            let connect = Connect { keep_alive: asked, ..Connect::new(version, &format!("{version:?}-{asked}")) };
+            let start = std::time::Instant::now();
+            let (wire, ack) = Wire::accepted(&broker, &connect);
+            assert_eq!(ack.properties.number(0x13), told.filter(|_| version == Version::V5), "{asked} asked");
+            wires.push((start, wire));
+        }
+    });
+    for (start, mut wire) in wires {
+        wire.expect_refusal(0x8D);
+        assert!(start.elapsed() >= std::time::Duration::from_millis(1500), "{:?}", start.elapsed());
     }
 }
 

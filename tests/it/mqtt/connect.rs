@@ -96,7 +96,8 @@ fn a_protocol_level_that_is_not_served_is_answered_with_return_code_1() {
     }
 }
 
-/// 3.1.1 [MQTT-3.1.2-3]; 5.0 [MQTT-3.1.2-3].
+/// No return code says it in 3.1.1, and so nothing is said.
+/// 3.1.1 [MQTT-3.1.2-3, MQTT-3.2.2-6]; 5.0 [MQTT-3.1.2-3].
 #[test]
 fn the_reserved_flag_must_not_be_set() {
     let broker = broker();
@@ -543,4 +544,49 @@ fn a_connect_beyond_128_kib_is_refused_before_it_is_read() {
         let mut wire = opened(&broker, version, &bytes![0x10, Var(200 * 1024), protocol(version)]);
         wire.expect_close();
     });
+}
+
+/// The alias and the topic of a PUBLISH of 5.0 at QoS 0; the payload says which topic is meant.
+fn alias_of(frame: &Frame) -> (Option<u16>, String, String) {
+    assert_eq!(frame.first, 0x30, "{frame:?}");
+    let length = usize::from(u16::from_be_bytes([frame.body[0], frame.body[1]]));
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let rest = &frame.body[2 + length..];
+    let end = 1 + usize::from(rest[0]);
+    let alias = Properties::parse(&rest[..end]).number(0x23).map(|alias| alias as u16);
+    (alias, text(&frame.body[2..2 + length]), text(&rest[end..]))
+}
+
+/// 5.0 [MQTT-3.1.2-26, MQTT-3.1.2-27].
+#[test]
+fn the_broker_uses_as_many_aliases_as_the_client_takes() {
+    let broker = broker();
+    let mut publisher = Wire::connect(&broker, Version::V5, "pub");
+    for maximum in [None, Some(0), Some(1), Some(2), Some(10), Some(u16::MAX)] {
+        let property = maximum.map_or(vec![], |maximum| bytes![0x22, Be16(maximum)]);
+        let (mut wire, _) = Wire::accepted(&broker, &Connect::new(Version::V5, "sub").with(&property));
+        wire.subscribe("t/#", 0);
+        let mut known = std::collections::HashMap::new();
+        let mut used = 0;
+        for round in 0..40 {
+            let topic = format!("t/{}", [0, 0, 1, 2, 0, 1, 1, 0][round % 8]);
+            publisher.send(&publish(Version::V5, 0x30, &topic, 0, topic.as_bytes()));
+            let (alias, name, meant) = alias_of(&wire.expect_packet());
+            assert_eq!(meant, topic);
+            let Some(alias) = alias else {
+                assert_eq!(name, topic, "no alias, and so the topic");
+                continue;
+            };
+            used += 1;
+            assert!(alias > 0 && alias <= maximum.unwrap_or(0), "{alias} of {maximum:?}");
+            if name.is_empty() {
+                assert_eq!(known.get(&alias), Some(&topic), "what the alias stands for");
+            } else {
+                assert_eq!(name, topic);
+                known.insert(alias, name);
+            }
+        }
+        assert_eq!(used > 0, maximum.unwrap_or(0) > 0, "{maximum:?}: {used} used");
+        wire.disconnect();
+    }
 }

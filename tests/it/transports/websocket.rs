@@ -119,6 +119,23 @@ async fn pings_are_answered_and_a_goodbye_is_returned() {
     assert_eq!(rest(&mut socket).await, b"");
 }
 
+/// 3.1.1 and 5.0 [MQTT-6.0.0-4]. Clients of 3.1 that offer only the name of before are answered with it.
+#[tokio::test]
+async fn the_subprotocol_is_mqtt_wherever_it_is_offered() {
+    let broker = broker(&[]);
+    for (offered, answered) in [
+        ("mqtt", "mqtt"),
+        ("chat, mqtt", "mqtt"),
+        ("mqttv3.1, mqtt", "mqtt"),
+        ("mqttv3.1\r\nSec-WebSocket-Protocol: mqtt", "mqtt"),
+        ("mqttv3.1", "mqttv3.1"),
+    ] {
+        let mut socket = tcp(broker.listener("ws")).await;
+        let answer = ask(&mut socket, &request("/mqtt", &format!("Sec-WebSocket-Protocol: {offered}\r\n"))).await;
+        assert!(answer.contains(&format!("\r\nSec-WebSocket-Protocol: {answered}\r\n")), "{offered}: {answer}");
+    }
+}
+
 /// 3.1.1 and 5.0 [MQTT-6.0.0-3], and what a browser or a person with curl gets to read.
 #[tokio::test]
 async fn requests_that_are_not_for_mqtt_are_told_what_is_wrong() {
