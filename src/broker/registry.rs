@@ -207,7 +207,9 @@ impl Shared {
             // The session was ended meanwhile, which no will outlasts; its subscriptions are still in the index.
             drop(clients);
             self.discard(mailbox, &session);
-            due.or(waiting).into_iter().for_each(|will| will::publish(self, will));
+            if let Some(will) = due.or(waiting) {
+                will::publish(self, will);
+            }
             return;
         };
         let commands = entry.mailbox.disconnect();
@@ -216,7 +218,9 @@ impl Shared {
             clients.remove(client_id);
             drop(clients);
             self.discard(mailbox, &session);
-            due.or(waiting).into_iter().for_each(|will| will::publish(self, will));
+            if let Some(will) = due.or(waiting) {
+                will::publish(self, will);
+            }
         } else {
             self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(client_id, session);
             entry.online = false;
@@ -227,7 +231,9 @@ impl Shared {
             let task = tokio::spawn(away(self.clone(), client_id.clone(), mailbox.session, delay, expiry));
             entry.timer = Some(task.abort_handle());
             drop(clients);
-            due.into_iter().for_each(|will| will::publish(self, will));
+            if let Some(will) = due {
+                will::publish(self, will);
+            }
         }
         let unread = commands.into_iter().filter_map(|command| match command {
             Command::Close { done, .. } => done,

@@ -176,6 +176,7 @@ async fn keys_are_exchanged_without_a_restart() {
     refusal(&options(&broker, Version::V5, &old)).await;
 }
 
+/// A client that is not ours needs nothing but the protocol. 3.1.1 [MQTT-7.0.0-2].
 #[tokio::test(flavor = "multi_thread")]
 async fn mosquitto_pub_is_let_in_with_a_token_and_not_without() {
     let broker = Broker::start();
