@@ -129,7 +129,8 @@ impl Certificates {
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|source| TlsError::Pair { path: self.certificate.clone(), source })?;
-        // A device comes back after hours, if at all: remembered sessions would cost memory and save nothing.
+        // Who comes back is verified again, with the authorities of that moment; and nothing is remembered of those who do
+        // not.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)

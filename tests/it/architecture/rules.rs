@@ -44,8 +44,11 @@ const PURE: &[&str] = &[
     "src/bridge/outcome.rs",
     "src/bridge/template.rs",
     "src/broker/denies.rs",
+    "src/broker/frames.rs",
     "src/broker/limiter.rs",
+    "src/broker/proxy.rs",
     "src/broker/router.rs",
+    "src/broker/upgrade.rs",
     "src/operator/build/",
     "src/operator/status/",
 ];

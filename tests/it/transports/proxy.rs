@@ -1,9 +1,13 @@
 //! The PROXY protocol: asked for and believed where the configuration says so, and nowhere else.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use mqtt_operator::config::broker::Protocol;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use super::wire::{BINARY, CONNACK, CONNECT, add, expect, frame, greet, next_frame, rest, tcp, upgraded};
+use super::wire::{BINARY, CONNACK, CONNECT, DEADLINE, add, expect, frame, greet, next_frame, rest, tcp, upgraded};
 use crate::support::{Broker, open};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 1883\r\n";
@@ -52,6 +56,35 @@ async fn a_header_of_either_version_goes_before_mqtt_however_it_is_cut() {
     let mut socket = upgraded(socket).await;
     socket.write_all(&frame(BINARY, CONNECT)).await.unwrap();
     assert_eq!(next_frame(&mut socket).await, (BINARY, CONNACK.to_vec()));
+}
+
+/// The line in which the broker says who connected; the broker is a process of its own, as its log is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_the_header_is_the_clients() {
+    let documents = behind("127.0.0.0/8");
+    let mut broker = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"))
+        .arg("--etc")
+        .arg(documents.etc())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(broker.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let (told, log) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.for_each(|line| drop(told.send(line))));
+    let line = |words: &[&str]| loop {
+        let line = log.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        if words.iter().all(|word| line.contains(word)) {
+            return serde_json::from_str::<Value>(&line).unwrap();
+        }
+    };
+    let listening = line(&["listening", "\"mqtt\""]);
+    let mut socket = tcp(listening["address"].as_str().unwrap().parse().unwrap()).await;
+    socket.write_all(&[V1, CONNECT].concat()).await.unwrap();
+    let connected = line(&["\"connected\""]);
+    broker.kill().unwrap();
+    broker.wait().unwrap();
+    assert_eq!(connected["address"], "192.0.2.7:50000", "{connected}");
 }
 
 #[tokio::test]

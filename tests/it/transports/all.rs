@@ -1,13 +1,16 @@
-//! Clients that say nothing, or not enough, and address families.
+//! All four transports at once: large messages, both address families, and clients that say nothing or not enough.
 
 use std::time::{Duration, Instant};
 
+use mqtt_operator::client::{self, Message, Tls, Trust};
 use mqtt_operator::config::broker::Protocol;
 use mqtt_operator::config::files::Etc;
+use mqtt_operator::mqtt::packet::SubscriptionOptions;
+use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::wire::{self, BINARY, CONNACK, CONNECT, add, frame, greet, next_frame, rest, tcp, upgraded};
+use super::wire::{self, BINARY, CONNACK, CONNECT, DEADLINE, add, frame, greet, next_frame, rest, tcp, upgraded};
 use crate::support::{Authority, Broker, open};
 
 /// All four protocols, on loopback addresses of this family.
@@ -52,6 +55,38 @@ async fn every_transport_serves_on_both_address_families() {
             let address = (loopback.parse::<std::net::IpAddr>().unwrap(), port).into();
             greet(&mut tcp(address).await).await;
         }
+    }
+}
+
+/// The client is another implementation of TLS's other side and of WebSocket than the one that serves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_go_both_ways_over_every_transport() {
+    let authority = Authority::new("ours");
+    let broker = broker(&authority, "127.0.0.1");
+    let tls = Tls::new(Trust::Authorities(authority.pem().as_bytes()), None).unwrap();
+    let payload: Vec<u8> = (0..900_000_u32).map(|n| (n % 251) as u8).collect();
+    for (number, listener) in ["mqtt", "mqtts", "ws", "wss"].into_iter().enumerate() {
+        let mut options = broker.options(number, Version::V5);
+        options.address = broker.listener(listener).to_string();
+        options.tls = ["mqtts", "wss"].contains(&listener).then(|| tls.clone());
+        options.websocket = ["ws", "wss"].contains(&listener).then(|| "/mqtt".to_owned());
+        let (client, mut incoming, _) = client::connect(&options).await.unwrap();
+        let topic = format!("t/{listener}");
+        let options = SubscriptionOptions { qos: QoS::ExactlyOnce, ..SubscriptionOptions::default() };
+        client.subscribe(&[(&topic, options)]).await.unwrap();
+        let send = async {
+            for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce].repeat(5) {
+                client.publish(&Message::new(topic.clone(), payload.clone(), qos)).await.unwrap();
+            }
+        };
+        let receive = async {
+            for _ in 0..10 {
+                let delivery = tokio::time::timeout(DEADLINE, incoming.next()).await.expect("a message in time");
+                assert!(delivery.unwrap().unwrap().message.payload == payload, "{listener}");
+            }
+        };
+        tokio::join!(send, receive);
+        client.disconnect(ReasonCode::SUCCESS).await.unwrap();
     }
 }
 
