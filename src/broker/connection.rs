@@ -382,6 +382,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // What is not taken now because too much waits for the socket is taken when that has left.
             let more = self.outbox.len() >= OUTBOX_HIGH || self.take_deliveries(now);
             if self.outbox.is_empty() {
+                if more {
+                    // All that was taken had expired, or was too large for this client: what is behind it was not.
+                    continue;
+                }
                 return Ok(false);
             }
             let Poll::Ready(written) = self.outbox.poll_write(&mut self.socket, cx) else {

@@ -13,11 +13,13 @@
 #![allow(clippy::wildcard_imports)]
 
 mod acknowledgements;
+mod aliases;
 mod authentication;
 mod connack;
 mod connect;
 mod disconnect;
 mod errors;
+mod flow;
 mod format;
 mod messages;
 mod ordering;
@@ -28,8 +30,10 @@ mod qos;
 mod representation;
 mod retained;
 mod sessions;
+mod shared;
 mod subscribe;
 mod table;
+mod topics;
 mod unsubscribe;
 mod version31;
 mod wills;
