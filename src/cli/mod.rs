@@ -5,6 +5,7 @@
 //! its `mod.rs` offers.
 
 mod address;
+mod admin;
 mod bench;
 mod endpoint;
 mod keys;
@@ -12,6 +13,7 @@ mod lint;
 mod messages;
 mod mqttctl;
 mod programs;
+mod session;
 mod target;
 mod token;
 mod up;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::target::Where;
-use super::{bench, block_on, endpoint, exit, keys, lint, messages, now, say, token, up};
+use super::{bench, block_on, endpoint, exit, keys, lint, messages, now, say, session, token, up};
 use crate::process::logs;
 
 const EXAMPLES: &str = "Examples:
@@ -46,6 +46,11 @@ enum Verb {
         #[command(subcommand)]
         verb: TokenVerb,
     },
+    /// Sessions of clients: list, show, kick
+    Session {
+        #[command(subcommand)]
+        verb: session::Verb,
+    },
     /// Publish a message
     Publish(messages::Publish),
     /// Subscribe, and print what comes
@@ -74,6 +79,7 @@ pub fn main() -> ExitCode {
         Verb::Endpoint(flags) => block_on(endpoint::run(flags, wanted)),
         Verb::Token { verb: TokenVerb::Issue(flags) } => block_on(issue(flags, wanted)),
         Verb::Token { verb: TokenVerb::Inspect(flags) } => inspect(&flags),
+        Verb::Session { verb } => block_on(session::run(verb, wanted)),
         Verb::Publish(flags) => block_on(messages::publish(flags, wanted)),
         Verb::Subscribe(flags) => block_on(messages::subscribe(flags, wanted)),
         Verb::Lint(flags) => lint::run(&flags),

@@ -31,6 +31,11 @@ use leader::Election;
 use metrics::Metrics;
 use reconcile::Context;
 
+/// The label selector of the pods of a broker.
+pub fn pods_of(name: &str) -> String {
+    build::selector_text(&build::selector_of(name))
+}
+
 /// How the operator runs.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -12,6 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{Broker, await_until, open, signing_key, unix_seconds};
+use crate::up::running::{Up, Watched, mqttctl, run, succeed};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
@@ -351,4 +352,53 @@ async fn denies_are_kept_with_who_and_what() {
 
 async fn metrics(broker: &Broker) -> String {
     reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap()
+}
+
+#[test]
+fn mqttctl_lists_shows_and_kicks() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::sample(directory.path(), "thermometer");
+    let ctl = |arguments: &[&str]| {
+        let mut command = up.mqttctl();
+        command.args(arguments);
+        command
+    };
+    let token = succeed(ctl(&["token", "issue", "--sub", "dev1", "--subscribe", "sensor/#"]));
+    let subscribe = format!(
+        "exec mosquitto_sub -d -V mqttv5 -c -x 300 -h 127.0.0.1 -p {} -i 'dev/1' -u dev1 -P {} -t 'sensor/#' -q 1",
+        up.port,
+        token.trim()
+    );
+    let client = Watched::spawn(up.shell(&subscribe));
+    client.line_with("SUBACK");
+
+    let table = succeed(ctl(&["session", "list", "--filter", "prefix=dev/"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("CLIENT"), "{table}");
+    for part in ["dev/1", "user:dev1", "online", "5.0", "127.0.0.1:", "mqtt", " 1 "] {
+        assert!(lines[1].contains(part), "{part}: {table}");
+    }
+    assert!(succeed(ctl(&["session", "list", "-o", "wide"])).contains("5 min after it"));
+    let json: Value = serde_json::from_str(&succeed(ctl(&["session", "list", "-o", "json"]))).unwrap();
+    assert!(ids(json.as_array().unwrap()).contains(&"dev/1"), "{json}");
+    let shown = succeed(ctl(&["session", "show", "dev/1"]));
+    assert!(shown.contains("QoS 1  sensor/#"), "{shown}");
+
+    assert_eq!(succeed(ctl(&["session", "kick", "dev/1", "--forget"])), "dev/1 disconnected; its session is ended\n");
+    client.line_with("152");
+    for (arguments, says) in [
+        (&["session", "kick", "nobody"][..], "`mqttctl session list`"),
+        (&["session", "show", "nobody"], "`mqttctl session list`"),
+        (&["session", "list", "--filter", "name=x"], "client, prefix, user"),
+        (&["session", "list", "--filter", "state=asleep"], "docs/admin.md"),
+    ] {
+        let (code, stdout, stderr) = run(ctl(arguments));
+        assert!(code != Some(0) && stdout.is_empty(), "{arguments:?}: {stdout}{stderr}");
+        assert!(stderr.contains(says), "{arguments:?}: {stderr}");
+    }
+    up.stop();
+    let mut stopped = mqttctl(directory.path());
+    stopped.args(["--state", ".mqtt", "session", "list"]);
+    let (code, _, stderr) = run(stopped);
+    assert!(code == Some(1) && stderr.contains("mqttctl up -f FILE"), "{stderr}");
 }

@@ -108,6 +108,11 @@ fn mqttctl_page_works() {
 }
 
 #[test]
+fn admin_page_works() {
+    works("docs/admin.md");
+}
+
+#[test]
 fn listeners_page_works() {
     works("docs/listeners.md");
 }
@@ -121,7 +126,15 @@ fn access_page_works() {
 /// A page whose commands nobody runs would rot: it is run by a test above, or it has nothing to run.
 #[test]
 fn every_page_with_commands_is_run() {
-    let run = ["README.md", "docs/access.md", "docs/listeners.md", "docs/tutorial.md", "docs/up.md", "docs/mqttctl.md"];
+    let run = [
+        "README.md",
+        "docs/access.md",
+        "docs/admin.md",
+        "docs/listeners.md",
+        "docs/tutorial.md",
+        "docs/up.md",
+        "docs/mqttctl.md",
+    ];
     let pages = std::fs::read_dir(project_file("docs")).unwrap().map(|entry| entry.unwrap().path());
     let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(project_file);
     for page in pages.chain(top).filter(|page| page.extension().is_some_and(|extension| extension == "md")) {

@@ -72,9 +72,14 @@ pub fn labels(plan: &Plan) -> BTreeMap<String, String> {
 
 /// The labels that pods are found by. They can never change: a StatefulSet refuses it.
 pub fn selector(plan: &Plan) -> BTreeMap<String, String> {
+    selector_of(&plan.name)
+}
+
+/// As [`selector`], for who knows only the object's name.
+pub fn selector_of(name: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         ("app.kubernetes.io/name".into(), "mqtt-broker".into()),
-        ("app.kubernetes.io/instance".into(), plan.name.clone()),
+        ("app.kubernetes.io/instance".into(), name.to_owned()),
         ("app.kubernetes.io/component".into(), "broker".into()),
     ])
 }
