@@ -21,6 +21,7 @@ use super::backpressure::{Hold, Withheld};
 use super::counters::Turn;
 use super::events;
 use super::frames::Failure;
+use super::linger;
 use super::mailbox::{Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
@@ -38,6 +39,8 @@ use crate::store::{Delivery, StoredSession};
 const READ: usize = 16 * 1024;
 /// Reads of one turn, so that a fast publisher does not starve others.
 const READS_PER_TURN: usize = 4;
+/// Bytes of one read that show that a client is alive, though its packet is not complete: a large one on a slow link.
+const PROGRESS: usize = 1024;
 /// Bytes that may wait for the socket before no more deliveries are taken.
 pub(super) const OUTBOX_HIGH: usize = 256 * 1024;
 /// Rounds of taking and writing in one turn, so that a wide fan-out does not starve others.
@@ -279,7 +282,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn received(&mut self, bytes: &[u8], now: u64) -> Result<(), Closing> {
-        self.timers.last_seen = now;
+        // A packet keeps the connection alive, not the bytes that drip in front of its end.
+        if bytes.len() >= PROGRESS {
+            self.timers.last_seen = now;
+        }
         if self.partial.is_empty() {
             let used = self.process(bytes, now)?;
             self.partial.extend_from_slice(&bytes[used..]);
@@ -301,6 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         while let Some(length) = codec::packet_length(&bytes[at..], self.shared.limits.max_packet_size)? {
             let Some(frame) = bytes.get(at..at + length) else { break };
             at += length;
+            self.timers.last_seen = now;
             self.handle(codec::decode(frame, self.peer.version)?, now)?;
         }
         Ok(at)
@@ -480,8 +487,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             done => done.map(|_| ()),
         });
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), rest).await;
-        let shutdown = std::future::poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx));
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), shutdown).await;
+        linger::close(&mut self.socket).await;
     }
 }
 

@@ -16,6 +16,7 @@ use super::counters::Turn;
 use super::denies::Action;
 use super::events::{self, Arrival};
 use super::frames::Failure;
+use super::linger;
 use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
@@ -388,7 +389,7 @@ fn connack(shared: &Shared, connect: &Connect<'_>, peer: &Peer, session_present:
 }
 
 /// Says no, in words only if the client accepts a packet of that size [MQTT-3.2.2-19].
-async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, connect: &Connect<'_>, refusal: &Refusal) {
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, connect: &Connect<'_>, refusal: &Refusal) {
     let bytes = if connect.version == Version::V5 {
         let accepted = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size as usize);
         let with = |reason_string| {
@@ -407,7 +408,7 @@ async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, connect: &Connect<'_>, re
 }
 
 /// A CONNECT that can be understood that far is answered `[MQTT-3.1.4-1, 3.1.2-2]`.
-async fn refuse_violation<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8], violation: &Violation) {
+async fn refuse_violation<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, frame: &[u8], violation: &Violation) {
     let mut out = Vec::new();
     match (violation, codec::connect_version(frame)) {
         (Violation::UnsupportedVersion { .. }, _) => out.extend_from_slice(&[0x20, 2, 0, 1]),
@@ -424,10 +425,8 @@ async fn refuse_violation<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8], v
 }
 
 /// A peer that does not listen to its refusal is no reason to wait.
-async fn say_and_close<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) {
-    let last_words = async {
-        socket.write_all(bytes).await?;
-        socket.shutdown().await
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
+async fn say_and_close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) {
+    if matches!(tokio::time::timeout(Duration::from_secs(1), socket.write_all(bytes)).await, Ok(Ok(()))) {
+        linger::close(socket).await;
+    }
 }

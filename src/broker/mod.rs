@@ -16,6 +16,7 @@ mod events;
 pub mod frames;
 mod handshake;
 mod limiter;
+mod linger;
 mod listener;
 mod mailbox;
 mod outbox;

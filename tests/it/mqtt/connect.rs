@@ -454,6 +454,39 @@ fn a_client_is_disconnected_after_one_and_a_half_times_its_keep_alive() {
     }
 }
 
+/// Bytes in front of the end of a packet are no packet, and deliveries are none of the client's.
+/// 3.1.1 [MQTT-3.1.2-24]; 5.0 [MQTT-3.1.2-22].
+#[test]
+fn neither_dripping_bytes_nor_deliveries_keep_a_client_alive() {
+    let broker = broker();
+    let connect = |version, name: &str| {
+        let id = format!("{name}-{version:?}");
+        Wire::accepted(&broker, &Connect { keep_alive: 1, ..Connect::new(version, &id) }).0
+    };
+    let start = Instant::now();
+    let mut dripping = VERSIONS.map(|version| connect(version, "dripping"));
+    let mut hearing = VERSIONS.map(|version| connect(version, "hearing"));
+    hearing.iter_mut().for_each(|wire| wire.subscribe("t/a", 0));
+    dripping.iter_mut().for_each(|wire| wire.send(&[0x30, 0xFF, 0x01]));
+    let mut publisher = Wire::connect(&broker, Version::V311, "pub");
+    while !dripping.iter_mut().all(Wire::has_ended) || !hearing.iter_mut().all(Wire::has_ended) {
+        dripping.iter_mut().for_each(|wire| wire.send(&[0]));
+        publisher.send(&publish(Version::V311, 0x30, "t/a", 0, b"x"));
+        assert!(start.elapsed() < DEADLINE, "still alive");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
+}
+
+/// Whether that is the user's fault or not.
+/// 3.1.1 [MQTT-3.2.2-4]; 5.0 [MQTT-3.1.4-2].
+#[test]
+fn nobody_is_anonymous_where_that_is_not_allowed() {
+    let broker = broker_with(|config| config.auth.anonymous = None);
+    each_version(|version| {
+        opened(&broker, version, &Connect::new(version, "c").bytes()).expect_connect_refused(0x87, 5);
+    });
+}
+
 /// 5.0 [MQTT-3.1.2-28].
 #[test]
 fn response_information_is_not_sent_to_who_does_not_ask() {

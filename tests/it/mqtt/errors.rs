@@ -96,3 +96,24 @@ fn a_request_that_is_denied_does_not_end_the_connection() {
         wire.expect_nothing();
     });
 }
+
+/// A broker that closed with bytes unread would send a reset, which may overtake its last word.
+/// 5.0 [MQTT-4.13.1-1, MQTT-3.14.4-2].
+#[test]
+fn what_is_still_on_its_way_does_not_cost_the_client_the_reason() {
+    let broker = broker_with(|config| config.limits.max_packet_size = 1000);
+    let large = publish(Version::V5, 0x30, "t/a", 0, &vec![b'x'; 3_000_000]);
+    each_version(|version| {
+        let mut wire = Wire::connect(&broker, version, "large");
+        wire.send(&large);
+        if version == Version::V5 {
+            wire.expect_disconnect(0x95);
+        }
+        wire.expect_orderly_close();
+        let wrong = Connect { password: Some(b"wrong".into()), ..Connect::new(version, "c").user(0) };
+        let mut wire = Wire::open(&broker, version);
+        wire.send(&bytes![wrong.bytes(), &large]);
+        assert!(wire.expect_connack().code > 0);
+        wire.expect_orderly_close();
+    });
+}

@@ -529,9 +529,28 @@ impl Wire {
         assert!(self.unread.is_empty(), "closed, but not without {}", hex(self.unread.make_contiguous()));
     }
 
+    /// The broker closes, and everything that was sent was taken: the end is not a reset.
+    #[track_caller]
+    pub fn expect_orderly_close(&mut self) {
+        let end = self.socket.read(&mut [0]);
+        assert!(self.unread.is_empty() && matches!(end, Ok(0)), "{end:?}, {}", hex(self.unread.make_contiguous()));
+    }
+
     /// Reads on; whether the broker has closed by now.
     pub fn at_end(&mut self) -> bool {
         self.fill().is_err()
+    }
+
+    /// Whether the broker has closed, after a moment in which it might; what it said is forgotten.
+    #[track_caller]
+    pub fn has_ended(&mut self) -> bool {
+        self.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        let end = self.socket.read(&mut [0; 4096]);
+        self.socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        match end {
+            Ok(count) => count == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
     }
 
     /// 5.0: the broker sends DISCONNECT with this reason code and closes. 3.x: it closes and says nothing.
