@@ -27,6 +27,9 @@ const QUEUE_SOFT_MESSAGES: usize = 4096;
 const QUEUE_SOFT_BYTES: usize = 1024 * 1024;
 /// A session that took nothing for so long, in milliseconds, holds nobody.
 const STALLED_AFTER: u64 = 100;
+/// What a session must take of its queue in that time to be waited for, in bytes; a message counts as a hundredth of it at
+/// least. A client that acknowledges now and then, or reads QoS 0 alone, would else hold every publisher for ever.
+const SERVED: usize = 64 * 1024;
 
 /// Where the messages of one session arrive, connected or not.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Mailbox {
     inner: Mutex<Inner>,
     /// Milliseconds of the broker's clock at which the session last took something.
     progress: AtomicU64,
+    /// The same clock, when it had last taken [`SERVED`] of the queue, or all of it.
+    served: AtomicU64,
     /// Publishers wait for this session whatever it does: it must not drop.
     must_keep: bool,
     /// Whether there are commands; spares a lock at each turn.
@@ -48,6 +53,8 @@ struct Inner {
     qos0: Vec<Delivery>,
     qos0_bytes: usize,
     queue: Queue,
+    /// What was taken of the queue since `served`, by the measure of [`SERVED`].
+    taken: usize,
     /// The session's task, while there is one.
     task: Option<Waker>,
     /// Whether the task has nothing to do until it is woken.
@@ -124,6 +131,7 @@ impl Mailbox {
             qos0: Vec::new(),
             qos0_bytes: 0,
             queue: Queue::new(limits),
+            taken: 0,
             task: None,
             asleep: false,
             wants_queue: false,
@@ -135,6 +143,7 @@ impl Mailbox {
             session,
             inner: Mutex::new(inner),
             progress: AtomicU64::new(0),
+            served: AtomicU64::new(0),
             must_keep: !limits.drop_oldest,
             commanded: AtomicBool::new(false),
         }
@@ -171,6 +180,9 @@ impl Mailbox {
             inner.qos0.push(delivery);
             true
         } else {
+            if inner.wants_queue && inner.asleep {
+                self.served.store(now, Ordering::Relaxed);
+            }
             dropped = inner.queue.push(delivery);
             inner.dropped += dropped as u64;
             inner.wants_queue
@@ -193,7 +205,12 @@ impl Mailbox {
         if self.must_keep && inner.queue.is_full() {
             return Pressure::Hold;
         }
-        if inner.state == State::Connected && self.is_progressing(now) { Pressure::Hold } else { Pressure::None }
+        let takes = self.is_served(now) || (inner.qos0_bytes > QOS0_SOFT && self.is_progressing(now));
+        if inner.state == State::Connected && takes { Pressure::Hold } else { Pressure::None }
+    }
+
+    fn is_served(&self, now: u64) -> bool {
+        now.saturating_sub(self.served.load(Ordering::Relaxed)) < STALLED_AFTER
     }
 
     fn is_progressing(&self, now: u64) -> bool {
@@ -236,6 +253,11 @@ impl Mailbox {
         if !(qos0.is_empty() && queued.is_empty()) {
             self.progress.store(now, Ordering::Relaxed);
         }
+        inner.taken += queued.iter().map(|delivery| delivery.message.size().max(SERVED / 100)).sum::<usize>();
+        if inner.taken >= SERVED || inner.queue.is_empty() {
+            inner.taken = 0;
+            self.served.store(now, Ordering::Relaxed);
+        }
         inner.wants_queue = window > queued.len();
         inner.asleep = true;
         inner.release_waiting();
@@ -269,6 +291,7 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.state = State::Connected;
         self.progress.store(now, Ordering::Relaxed);
+        self.served.store(now, Ordering::Relaxed);
     }
 
     /// The connection is gone: QoS 0 is forgotten, the queue goes on. Returns commands that nobody has read.

@@ -101,6 +101,28 @@ async fn a_stalled_subscriber_costs_healthy_ones_nothing() {
     drop(stalled);
 }
 
+/// It reads, so that QoS 0 reaches it, and acknowledges nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_that_takes_only_qos_0_holds_nobody() {
+    let broker = Broker::with(open);
+    let mut silent = stalled_subscriber(&broker, "t/#").await;
+    let reading = tokio::spawn(async move { tokio::io::copy(&mut silent, &mut tokio::io::sink()).await });
+    let (trickle, _incoming) = join(&broker, "trickle").await;
+    let trickling = tokio::spawn(async move {
+        let mut beat = tokio::time::interval(Duration::from_millis(10));
+        while trickle.publish(&Message::new("t/trickle", "x", QoS::AtMostOnce)).await.is_ok() {
+            beat.tick().await;
+        }
+    });
+    let (publisher, _incoming) = join(&broker, "publisher").await;
+    // More than the soft limit of a queue.
+    let publishing = publish(&publisher, "t/a", 10_000, 64);
+    tokio::time::timeout(DEADLINE, publishing).await.expect("the publisher is not held");
+    assert_eq!(broker.report().connections, 3, "nobody was disconnected");
+    trickling.abort();
+    reading.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_publish_to_each_other_do_not_block_each_other() {
     let count = 20_000;
