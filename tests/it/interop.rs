@@ -3,6 +3,7 @@
 //! A client does the whole exchange by itself, in its own language, and prints what happened; what has to have happened is
 //! here, once for all of them.
 
+mod browser;
 mod mosquitto;
 
 use std::process::Command;

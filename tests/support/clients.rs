@@ -86,6 +86,11 @@ pub fn node() -> Command {
     node
 }
 
+/// A browser, to be given flags and a page.
+pub fn chromium() -> Command {
+    Command::new(debian("chromium", "chromium"))
+}
+
 /// The directory of MQTT.js; `dist/mqtt.min.js` is for browsers.
 pub fn mqttjs() -> PathBuf {
     lab_client("node_modules/mqtt")

@@ -142,7 +142,7 @@ async function exchange(mqtt, settings) {
   const large = new Uint8Array(1000 * 1000).map((_, index) => (index * 31 + (index >> 8)) & 0xff);
   facts.large = [];
   for (const qos of [0, 1, 2]) {
-    both.client.publish(topic("large"), mqtt.Buffer ? mqtt.Buffer.from(large) : Buffer.from(large), { qos });
+    both.client.publish(topic("large"), large, { qos });
     const [message] = await both.received(1);
     facts.large.push(message.payload.length === large.length && large.every((byte, at) => message.payload[at] === byte));
   }
@@ -210,7 +210,7 @@ async function exchange(mqtt, settings) {
       userProperties: { unit: "celsius", site: ["a", "b"] },
       contentType: "text/plain",
       responseTopic: topic("answers"),
-      correlationData: Buffer.from([1, 2, 3]),
+      correlationData: new Uint8Array([1, 2, 3]),
       payloadFormatIndicator: true,
       messageExpiryInterval: 60,
     };
