@@ -376,6 +376,9 @@ fn wrong_credentials_are_refused_with_their_code_and_the_connection_closed() {
         for wrong in [
             Connect { password: Some(b"wrong".into()), ..right.clone() },
             Connect { password: Some(vec![]), ..right.clone() },
+            // Binary data is not text: it is wrong, and not malformed.
+            Connect { password: Some(vec![0, 0xFF, 0xC0]), ..right.clone() },
+            Connect { password: Some(vec![b'x'; 65_535]), ..right.clone() },
             Connect { username: Some("nobody".into()), ..right.clone() },
             Connect { username: Some(String::new()), ..right.clone() },
             Connect { password: None, ..right.clone() },
@@ -484,6 +487,53 @@ fn nobody_is_anonymous_where_that_is_not_allowed() {
     let broker = broker_with(|config| config.auth.anonymous = None);
     each_version(|version| {
         opened(&broker, version, &Connect::new(version, "c").bytes()).expect_connect_refused(0x87, 5);
+    });
+}
+
+/// 5.0 [MQTT-3.1.4-5].
+#[test]
+fn every_property_of_connect_is_taken_from_its_smallest_to_its_largest_value() {
+    let broker = broker();
+    let smallest = bytes![0x11, Be32(0), 0x21, Be16(1), 0x27, Be32(100), 0x22, Be16(0), 0x19, 0, 0x17, 0];
+    let largest = bytes![
+        0x17,
+        1,
+        0x19,
+        1,
+        0x22,
+        Be16(u16::MAX),
+        0x27,
+        Be32(u32::MAX),
+        0x21,
+        Be16(u16::MAX),
+        0x11,
+        Be32(u32::MAX)
+    ];
+    // User properties repeat, and may be empty.
+    let user = bytes![0x26, "a", "1", 0x26, "a", "1", 0x26, "", "", 0x26, "a", "2"];
+    for properties in [smallest, largest, user] {
+        let (mut wire, _) = Wire::accepted(&broker, &Connect::new(Version::V5, "c").with(&properties));
+        wire.expect_nothing();
+        wire.disconnect();
+    }
+}
+
+/// As from `printf … | nc`: what it sent is served, and answered.
+/// 3.1.1 [MQTT-3.1.4-4]; 5.0 [MQTT-3.1.4-5].
+#[test]
+fn a_client_that_has_said_all_it_has_to_say_still_gets_its_answers() {
+    let broker = broker();
+    each_version(|version| {
+        let mut watcher = Wire::connect(&broker, version, "watcher");
+        watcher.subscribe("t/a", 0);
+        let message = publish(version, 0x32, "t/a", 7, b"brief");
+        let mut wire = opened(&broker, version, &bytes![Connect::new(version, "brief").bytes(), message, [0xC0, 0]]);
+        wire.close_sending();
+        assert_eq!(wire.expect_connack().code, 0);
+        wire.expect(&packet![0x40; [0, 7]]);
+        wire.expect(&[0xD0, 0]);
+        wire.expect_close();
+        watcher.expect(&publish(version, 0x30, "t/a", 0, b"brief"));
     });
 }
 

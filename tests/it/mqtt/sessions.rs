@@ -205,6 +205,30 @@ fn a_second_connection_of_a_client_takes_over_from_the_first() {
     });
 }
 
+/// The end of one connection never reaches into the next, however close they are.
+/// 3.1.1 [MQTT-3.1.4-2, MQTT-4.1.0-2]; 5.0 [MQTT-3.1.4-3, MQTT-4.1.0-1].
+#[test]
+fn a_client_that_hangs_up_and_comes_back_at_once_stays_connected() {
+    let broker = broker();
+    each_version(|version| {
+        for connect in [Connect::new(version, "back"), Connect::kept(version, 7)] {
+            for round in 0..200 {
+                let (mut wire, _) = Wire::accepted(&broker, &connect);
+                wire.subscribe("t/a", 0);
+                let message = publish(version, 0x30, "t/a", 0, &[round]);
+                wire.ask(&message, &message);
+                wire.expect_nothing();
+                if round % 3 == 0 {
+                    // With the goodbye and the next CONNECT on their way at the same time.
+                    wire.send(&[0xE0, 0]);
+                }
+                wire.hang_up();
+            }
+        }
+        Wire::accepted(&broker, &Connect::new(version, "u7").user(7)).0.disconnect();
+    });
+}
+
 /// A hundred connections of one client, one after the other, without waiting for the end of the last.
 /// 3.1.1 [MQTT-3.1.4-2]; 5.0 [MQTT-3.1.4-3].
 #[test]

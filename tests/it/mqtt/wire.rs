@@ -607,6 +607,11 @@ impl Wire {
         self.expect_close();
     }
 
+    /// Ends the sending side only.
+    pub fn close_sending(&mut self) {
+        self.socket.shutdown(std::net::Shutdown::Write).expect("an open socket");
+    }
+
     /// Hangs up without DISCONNECT.
     pub fn hang_up(self) {
         drop(self);
