@@ -29,6 +29,9 @@ use crate::config::files::Etc;
 use crate::config::report;
 use crate::process::Shutdown;
 
+/// How long a client that was refused has to take its answer.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// The way in through one listener.
 #[derive(Debug)]
 pub struct Entrance {
@@ -228,8 +231,17 @@ async fn request(mut stream: Stream, doors: &Doors) -> Result<WebSocket<Stream>,
         stream.flush().await?;
         if let Some(refusal) = answer.refusal {
             stream.shutdown().await?;
+            linger(&mut stream).await;
             return Err(refusal.into());
         }
         return Ok(WebSocket::after(stream, bytes.split_off(answer.used)));
     }
+}
+
+/// Reads on for a moment: closing with bytes unread would reset the connection, and the client might never see the answer.
+async fn linger(stream: &mut Stream) {
+    let mut rest = tokio::io::sink();
+    let reading = tokio::io::copy(stream, &mut rest);
+    // A client that goes on is cut off: it had its answer.
+    let _ = tokio::time::timeout(LINGER, reading).await;
 }

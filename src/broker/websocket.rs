@@ -35,7 +35,7 @@ pub struct WebSocket<S> {
     /// Why nothing more is read, once that is so.
     end: Option<End>,
     /// What the peer wants to hear again, once `out` is empty.
-    pong: bool,
+    pong: Option<Vec<u8>>,
     /// Whether our goodbye is in `out` or gone.
     closing: bool,
 }
@@ -58,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             out: Vec::new(),
             written: 0,
             end: None,
-            pong: false,
+            pong: None,
             closing: false,
         }
     }
@@ -98,12 +98,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Of pings that come faster than their answers leave, the last is answered.
     fn pong(&mut self) {
-        self.pong = !self.out.is_empty();
-        if !self.pong && !self.closing {
-            let mut out = SPARE.take();
-            frames::pong(self.decoder.control(), &mut out);
-            self.out = out;
+        if self.closing {
+            return;
         }
+        if !self.out.is_empty() {
+            self.pong = Some(self.decoder.control().to_vec());
+            return;
+        }
+        let mut out = SPARE.take();
+        frames::pong(self.decoder.control(), &mut out);
+        self.out = out;
     }
 
     fn outgoing(&mut self) -> &mut Vec<u8> {
@@ -129,10 +133,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 out.clear();
                 SPARE.set(out);
             }
-            if !self.pong {
-                return Poll::Ready(Ok(()));
+            match self.pong.take().filter(|_| !self.closing) {
+                Some(payload) => frames::pong(&payload, self.outgoing()),
+                None => return Poll::Ready(Ok(())),
             }
-            self.pong();
         }
     }
 
@@ -224,5 +228,69 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
         this.say_goodbye(frames::NORMAL);
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A masked frame; the mask is zero.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+    }
+
+    /// Of the pings that arrive while nothing can leave, the last is answered: whole, and after what was before it.
+    #[tokio::test]
+    async fn answer_to_a_ping_waits_for_its_turn_and_is_not_mixed_up() {
+        let (server, mut client) = tokio::io::duplex(64);
+        let mut socket = WebSocket::after(server, Vec::new());
+        let poll = |socket: &mut WebSocket<_>| {
+            let mut bytes = [0; 64];
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            Pin::new(socket).poll_read(&mut cx, &mut ReadBuf::new(&mut bytes)).is_ready()
+        };
+        // More than the pipe holds.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(Pin::new(&mut socket).poll_write(&mut cx, &[7; 100]), Poll::Ready(Ok(100))));
+        client.write_all(&frame(0x89, b"one")).await.unwrap();
+        client.write_all(&frame(0x89, b"two")).await.unwrap();
+        client.write_all(&frame(0x8A, b"mine")).await.unwrap();
+        assert!(!poll(&mut socket));
+        client.write_all(&frame(0x89, b"three")[..8]).await.unwrap();
+        assert!(!poll(&mut socket));
+        let mut got = vec![0; 64];
+        client.read_exact(&mut got).await.unwrap();
+        assert!(!poll(&mut socket));
+        let mut rest = vec![0; 38 + 5];
+        client.read_exact(&mut rest).await.unwrap();
+        got.extend_from_slice(&rest);
+        assert_eq!(got, [&[0x82, 100][..], &[7; 100], b"\x8A\x03two"].concat());
+        client.write_all(&frame(0x89, b"three")[8..]).await.unwrap();
+        assert!(!poll(&mut socket));
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"\x8A\x05three");
+    }
+
+    #[tokio::test]
+    async fn large_writes_leave_in_frames_and_a_goodbye_comes_last() {
+        let (server, mut client) = tokio::io::duplex(1024);
+        let mut socket = WebSocket::after(server, Vec::new());
+        let payload = vec![7; 3 * FRAME_MAX / 2];
+        let writing = async {
+            socket.write_all(&payload).await.unwrap();
+            socket.shutdown().await.unwrap();
+            assert!(socket.write_all(b"late").await.is_err());
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(writing, client.read_to_end(&mut got));
+        read.unwrap();
+        assert_eq!(got[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        let second = 10 + FRAME_MAX;
+        assert_eq!(got[second..second + 4], [0x82, 126, 0x80, 0]);
+        assert_eq!(got[second + 4 + FRAME_MAX / 2..], [0x88, 2, 3, 232]);
     }
 }

@@ -104,6 +104,7 @@ async fn silent_clients_on_every_listener_delay_nobody_and_are_gone_in_time() {
         ("ws", b""),
         ("ws", b"GET /mqtt HTTP/1.1\r\n"),
         ("wss", b""),
+        ("wss", b"\x16\x03\x01"),
     ] {
         for _ in 0..50 {
             let mut socket = tcp(broker.listener(listener)).await;
