@@ -286,7 +286,7 @@ mod tests {
             assert!(socket.write_all(b"late").await.is_err());
         };
         let mut got = Vec::new();
-        let (_, read) = tokio::join!(writing, client.read_to_end(&mut got));
+        let ((), read) = tokio::join!(writing, client.read_to_end(&mut got));
         read.unwrap();
         assert_eq!(got[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
         let second = 10 + FRAME_MAX;
