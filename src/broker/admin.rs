@@ -20,6 +20,7 @@ use super::counters::{Gate, Metrics};
 use super::documents::{self, Documents};
 use super::events;
 use super::limiter::Kind;
+use super::limits::LimitMetrics;
 use super::sessions::{self, MOST, NotKicked, Which, WhichSubscriptions, timestamp};
 use super::{Error, Shared, unix_millis, with_causes};
 use crate::auth::admin::{MAX_TTL, audience};
@@ -54,6 +55,7 @@ pub(super) fn serve(
 ) -> Result<(SocketAddr, Readiness), Error> {
     let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
     admin.registry().register_collector(Box::new(Metrics(shared.clone())));
+    admin.registry().register_collector(Box::new(LimitMetrics(shared.clone())));
     // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
     admin.readiness().set(shared.serves());
     let (readiness, bound, stop) = (admin.readiness(), admin.address(), shutdown.clone());

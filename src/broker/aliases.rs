@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::publish::hash;
 use crate::mqtt::Violation;
+use crate::store::memory::Held;
 
 /// The topics that a client has given aliases to.
 #[derive(Debug, Default)]
-pub struct Inbound(Vec<Option<Arc<str>>>);
+pub struct Inbound(Vec<Option<Arc<str>>>, Held);
 
 impl Inbound {
     /// The topic of a publication with `alias`: its own, which the alias stands for from now on, or the one that the
@@ -24,10 +25,12 @@ impl Inbound {
             self.0.resize(at + 1, None);
         }
         let known = &mut self.0[at];
-        match known {
-            Some(known) if **known == *topic => Ok(known.clone()),
-            slot => Ok(slot.insert(topic.into()).clone()),
+        if let Some(known) = known.as_ref().filter(|known| ***known == *topic) {
+            return Ok(known.clone());
         }
+        let before = known.as_ref().map_or(0, |known| known.len());
+        self.1.settle(self.1.bytes() - before + topic.len());
+        Ok(known.insert(topic.into()).clone())
     }
 }
 
@@ -36,7 +39,7 @@ impl Inbound {
 /// Each alias belongs to one place of a small table, and a topic to the place that its hash says. A topic gets the alias
 /// when it comes twice in a row at its place, so topics that come once cost nothing.
 #[derive(Debug)]
-pub struct Outbound(Box<[Place]>);
+pub struct Outbound(Box<[Place]>, Held);
 
 #[derive(Clone, Debug, Default)]
 struct Place {
@@ -55,7 +58,7 @@ pub struct Alias {
 impl Outbound {
     /// At most `maximum` aliases; `None` where there are none to give.
     pub fn new(maximum: u16) -> Option<Self> {
-        (maximum > 0).then(|| Self(vec![Place::default(); maximum.into()].into_boxed_slice()))
+        (maximum > 0).then(|| Self(vec![Place::default(); maximum.into()].into_boxed_slice(), Held::default()))
     }
 
     /// The alias of a topic. What it answers must be sent: the client would miss a definition.
@@ -72,13 +75,16 @@ impl Outbound {
             place.last = hash;
             return None;
         }
+        let before = place.topic.as_ref().map_or(0, |known| known.len());
+        self.1.settle(self.1.bytes() - before + topic.len());
         place.topic = Some(topic.into());
         Some(Alias { alias, known: false })
     }
 
     /// Takes back a definition that was not sent.
     pub fn forget(&mut self, alias: u16) {
-        self.0[usize::from(alias) - 1].topic = None;
+        let taken = self.0[usize::from(alias) - 1].topic.take();
+        self.1.settle(self.1.bytes() - taken.map_or(0, |topic| topic.len()));
     }
 }
 

@@ -21,11 +21,13 @@ use super::backpressure::{Hold, Withheld};
 use super::counters::Turn;
 use super::events;
 use super::frames::Failure;
+use super::limits::Limit;
 use super::linger;
 use super::mailbox::{Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
 use super::registry::Leaving;
+use super::replay::Replay;
 use super::sessions::Described;
 use super::timers::Timers;
 use super::will::Will;
@@ -33,6 +35,7 @@ use crate::auth::{Grants, Identity, Principal};
 use crate::mqtt::packet::{Ack, Disconnect, Packet};
 use crate::mqtt::property::{AckProperties, DisconnectProperties};
 use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
+use crate::store::memory::Held;
 use crate::store::{Delivery, StoredSession};
 
 /// Bytes of one read; shared by all connections of a thread.
@@ -95,7 +98,7 @@ pub struct Connection<S> {
     pub(super) partial: Vec<u8>,
     pub(super) outbox: Outbox,
     /// Retained messages that a new subscription asked for.
-    pub(super) replay: VecDeque<Delivery>,
+    pub(super) replay: Replay,
     pub(super) publisher: Publisher,
     /// Subscribers to wake at the end of the batch.
     pub(super) wakers: Vec<Waker>,
@@ -110,6 +113,8 @@ pub struct Connection<S> {
     pub(super) aliases: Option<aliases::Outbound>,
     pub(super) timers: Timers,
     pub(super) turn: Turn,
+    /// What it has on the account of memory.
+    pub(super) held: Held,
     /// Whether the mailbox was empty when the last turn ended.
     pub(super) asleep: bool,
     /// Connections that wait for this one's session.
@@ -128,23 +133,30 @@ pub struct Closing {
     pub will: bool,
     /// The normative id of the statement that the client broke.
     pub violation: Option<&'static str>,
+    /// The limit that the client has passed.
+    pub limit: Option<Limit>,
     pub log: Cow<'static, str>,
 }
 
 impl Closing {
     /// The client said goodbye.
     pub fn goodbye(will: bool) -> Self {
-        Self { reason: None, will, violation: None, log: GOODBYE.into() }
+        Self { reason: None, will, violation: None, limit: None, log: GOODBYE.into() }
     }
 
     /// The connection broke.
     pub fn lost(log: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: None, will: true, violation: None, log: log.into() }
+        Self { reason: None, will: true, violation: None, limit: None, log: log.into() }
     }
 
     /// The broker ends it.
     pub fn because(reason: ReasonCode, log: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: Some(reason), will: true, violation: None, log: log.into() }
+        Self { reason: Some(reason), will: true, violation: None, limit: None, log: log.into() }
+    }
+
+    /// The broker ends it because of a limit.
+    pub fn limited(limit: Limit, log: impl Into<Cow<'static, str>>) -> Self {
+        Self { limit: Some(limit), ..Self::because(limit.reason(), log) }
     }
 
     /// Why, as one of a closed set.
@@ -159,7 +171,8 @@ impl Closing {
 
 impl From<Violation> for Closing {
     fn from(violation: Violation) -> Self {
-        Self { violation: Some(violation.id()), ..Self::because(violation.reason(), violation.to_string()) }
+        let (id, limit) = (violation.id(), Limit::of(&violation));
+        Self { violation: Some(id), limit, ..Self::because(violation.reason(), violation.to_string()) }
     }
 }
 
@@ -217,6 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.obey_commands()?;
         self.check_timers(cx, now)?;
         self.check_hold(now);
+        self.end_pace(now)?;
         let mut again = self.read(cx, now)?;
         self.wake_subscribers();
         if self.asleep && self.mailbox.was_woken() {
@@ -228,6 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         again |= self.write(cx, now)?;
         self.line_up(cx, now);
         self.arm_timers(cx, now);
+        self.settle()?;
         Ok(again)
     }
 
@@ -260,7 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn read(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
         for _ in 0..READS_PER_TURN {
-            if self.is_paused() {
+            if self.is_paused() || self.is_paced() {
                 return Ok(false);
             }
             let open = READ_BUFFER.with_borrow_mut(|buffer| {
@@ -281,7 +296,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(true)
     }
 
-    fn received(&mut self, bytes: &[u8], now: u64) -> Result<(), Closing> {
+    pub(super) fn received(&mut self, bytes: &[u8], now: u64) -> Result<(), Closing> {
         // A packet keeps the connection alive, not the bytes that drip in front of its end.
         if bytes.len() >= PROGRESS {
             self.timers.last_seen = now;
@@ -301,14 +316,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Handles all whole packets; answers how many bytes they were.
+    /// Handles all whole packets, unless the client publishes too fast; answers how many bytes they were.
     pub(super) fn process(&mut self, bytes: &[u8], now: u64) -> Result<usize, Closing> {
         let mut at = 0;
-        while let Some(length) = codec::packet_length(&bytes[at..], self.shared.limits.max_packet_size)? {
+        let properties = self.shared.limits.max_properties.into();
+        while !self.is_paced()
+            && let Some(length) = codec::packet_length(&bytes[at..], self.shared.limits.max_packet_size)?
+        {
             let Some(frame) = bytes.get(at..at + length) else { break };
             at += length;
             self.timers.last_seen = now;
-            self.handle(codec::decode(frame, self.peer.version)?, now)?;
+            let packet = codec::decode_limited(frame, self.peer.version, properties)?;
+            if matches!(packet, Packet::Publish(_)) {
+                self.count_publication(length, now);
+            }
+            self.handle(packet, now)?;
         }
         Ok(at)
     }
@@ -387,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn write(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
         for _ in 0..WRITES_PER_TURN {
             // What is not taken now because too much waits for the socket is taken when that has left.
-            let more = self.outbox.len() >= OUTBOX_HIGH || self.take_deliveries(now);
+            let more = self.outbox.len() >= self.outbox_high() || self.take_deliveries(now);
             if self.outbox.is_empty() {
                 if more {
                     // All that was taken had expired, or was too large for this client: what is behind it was not.
@@ -420,8 +442,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let window = self.session.inflight.room(self.peer.window);
         let mut qos0 = QOS0.take();
         let mut queued = QUEUED.take();
-        self.mailbox.take(window, &mut qos0, &mut queued, now);
+        let dropped = self.mailbox.take(window, &mut qos0, &mut queued, now);
         self.asleep = true;
+        events::dropped(&self.shared, &self.peer.client_id, dropped);
         let taken = queued.len();
         qos0.drain(..).for_each(|delivery| self.deliver(&delivery));
         queued.drain(..).for_each(|delivery| self.deliver(&delivery));
@@ -431,7 +454,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn take_replay(&mut self) -> bool {
-        while self.outbox.len() < OUTBOX_HIGH
+        self.replay.search(&self.shared);
+        while self.outbox.len() < self.outbox_high()
             && let Some(delivery) = self.replay.front()
         {
             if delivery.qos != QoS::AtMostOnce && self.session.inflight.room(self.peer.window) == 0 {
@@ -462,6 +486,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The end: the client is told why, the session goes back, the will is sent.
     async fn finish(mut self: Box<Self>, closing: Closing) {
         events::disconnected(&self.shared, &self.peer, &closing);
+        events::dropped(&self.shared, &self.peer.client_id, self.mailbox.newly_dropped());
         let Closing { reason, will, log, .. } = closing;
         if let (Some(code), Version::V5) = (reason, self.peer.version) {
             self.send_disconnect(code, &log);
@@ -469,7 +494,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.release_hold();
         let expiry = if self.peer.identity.principal == Principal::Anonymous { 0 } else { self.peer.session_expiry };
         if expiry > 0 {
-            self.mailbox.put_back(std::mem::take(&mut self.replay).into_iter().filter(|d| d.qos != QoS::AtMostOnce));
+            let most = self.shared.limits.max_queued_messages as usize;
+            let rest = self.replay.rest(&self.shared, most);
+            self.mailbox.put_back(rest.into_iter().filter(|d| d.qos != QoS::AtMostOnce));
         }
         let leaving = Leaving {
             session: std::mem::take(&mut self.session),

@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Shared;
+use super::limits::Refusals;
 use crate::mqtt::Version;
 
 /// A number that only grows.
@@ -107,6 +108,8 @@ pub struct Counters {
     pub admin_refusals: Tally,
     /// Lines that the log did not take, by kind.
     pub suppressed: Tally,
+    /// What was refused because of a limit.
+    pub limited: Refusals,
 }
 
 /// The counters of one turn of one connection.

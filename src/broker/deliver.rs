@@ -5,10 +5,11 @@ use std::io::Write;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::aliases::Alias;
-use super::connection::{Closing, Connection, OUTBOX_HIGH};
+use super::connection::{Closing, Connection};
 use super::denies::Action;
 use super::events;
 use super::router::Subscriber;
+use super::sys::is_sys;
 use super::unix_millis;
 use crate::auth::Principal;
 use crate::mqtt::codec::delivery::Delivered;
@@ -16,7 +17,7 @@ use crate::mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, Subscriptio
 use crate::mqtt::property::AckProperties;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{PacketId, QoS, ReasonCode, Violation};
-use crate::store::{Delivery, Message, Origin, Subscription, Via};
+use crate::store::{Delivery, Message, Origin, Subscription};
 
 /// Decimal digits of the largest time.
 const TIME_DIGITS: usize = 20;
@@ -49,6 +50,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             events::denied(&self.shared, &self.peer.client_id, principal, Action::Subscribe, text);
             return ReasonCode::NOT_AUTHORIZED;
         }
+        if let Some(code) = self.refuse_subscription(text, filter) {
+            return code;
+        }
         if is_sys(filter.filter) {
             // Before the subscription is there, which would otherwise get the same values twice.
             self.shared.publish_sys();
@@ -64,18 +68,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         // Retained messages are not sent to shared subscriptions.
         if wanted && filter.share.is_none() {
-            self.replay_retained(filter.filter, options, identifier);
+            self.replay.add(filter.filter, options, identifier);
         }
         ReasonCode(options.qos as u8)
-    }
-
-    fn replay_retained(&mut self, filter: &str, options: SubscriptionOptions, identifier: Option<u32>) {
-        let via = identifier.map(|id| std::sync::Arc::new(Via { identifiers: vec![id], share: None }));
-        let found = if is_sys(filter) { self.shared.sys.matching(filter) } else { self.shared.retained(filter) };
-        for message in found {
-            let qos = message.qos.min(options.qos);
-            self.replay.push_back(Delivery { message, qos, retain: true, via: via.clone() });
-        }
     }
 
     pub(super) fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) -> Result<(), Closing> {
@@ -146,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends again, with DUP, in the order of the first time `[MQTT-4.4.0-1, 4.6.0-1]`, as much as the client accepts at
     /// a time: it may accept less than in its last connection. Answers whether some is still to come at once.
     pub(super) fn take_resend(&mut self) -> bool {
-        while self.outbox.len() < OUTBOX_HIGH
+        while self.outbox.len() < self.outbox_high()
             && let Some(id) = self.resend.front().copied()
         {
             let Some(sent) = self.session.inflight.get(id).cloned() else {
@@ -168,11 +163,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         true
     }
-}
-
-/// Whether the filter is about what the broker tells of itself; a wildcard in the first level never is.
-fn is_sys(filter: &str) -> bool {
-    filter.starts_with("$SYS/")
 }
 
 /// Calls `use_parts` with the parts of a PUBLISH; they borrow from the delivery and from the stack.

@@ -15,6 +15,7 @@ use super::counters::Gate;
 use super::denies::{Action, Denies, Deny, shorten};
 use super::handshake::{CONNECT_WITHIN, NoConnection};
 use super::limiter::{Kind, Limiter};
+use super::limits::Limit;
 use super::{Shared, unix_millis};
 use crate::auth::Principal;
 use crate::config::PROBE;
@@ -86,6 +87,9 @@ pub fn disconnected(shared: &Shared, peer: &Peer, closing: &Closing) {
     let Peer { client_id, identity, .. } = peer;
     let (principal, reason) = (&identity.principal, &closing.log);
     shared.counters.disconnects.add(closing.label());
+    if let Some(limit) = closing.limit {
+        shared.counters.limited.add(limit);
+    }
     if let Some(id) = closing.violation {
         shared.counters.violations.add(id);
         if admits(shared, Kind::Violation, client_id) {
@@ -157,6 +161,22 @@ pub fn denied(shared: &Shared, client_id: &Arc<str>, principal: &Principal, acti
     shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner).push(deny);
     if admits(shared, Kind::Denied, client_id) {
         tracing::warn!(%client_id, %principal, action = action.name(), topic, why, "denied");
+    }
+}
+
+/// A client has reached a limit and goes on without what it asked for: `what` says what became of that.
+pub fn limited(shared: &Shared, limit: Limit, client_id: &str, what: &'static str) {
+    shared.counters.limited.add(limit);
+    if admits(shared, Kind::Limited, client_id) {
+        tracing::warn!(client_id, limit = limit.name(), what, "limit reached");
+    }
+}
+
+/// Messages that waited for a session were dropped because of its limits, or because memory is scarce. They are counted
+/// where that happens.
+pub fn dropped(shared: &Shared, client_id: &str, messages: u64) {
+    if messages > 0 && admits(shared, Kind::Limited, client_id) {
+        tracing::warn!(client_id, messages, "messages were dropped, which the client was too slow for");
     }
 }
 

@@ -21,6 +21,7 @@ use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
 use super::registry::{About, Claim, NoSession};
+use super::replay::Replay;
 use super::timers::Timers;
 use super::upgrade;
 use super::will::Will;
@@ -30,6 +31,7 @@ use crate::mqtt::packet::{ConnAck, Connect, Packet};
 use crate::mqtt::property::ConnAckProperties;
 use crate::mqtt::{ReasonCode, Version, Violation, codec, topic};
 use crate::store::Origin;
+use crate::store::memory::Held;
 
 /// How long a client may take for its CONNECT.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -339,7 +341,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         will,
         partial: rest,
         outbox: Outbox::default(),
-        replay: VecDeque::new(),
+        replay: Replay::default(),
         authentication_method: connect.properties.authentication_method.map(Into::into),
         resend: VecDeque::new(),
         aliases: aliases::Outbound::new(aliases),
@@ -349,6 +351,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         withheld: Withheld::default(),
         timers,
         turn: Turn::default(),
+        held: Held::default(),
         asleep: false,
         successors: Vec::new(),
     });

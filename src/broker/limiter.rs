@@ -16,10 +16,13 @@ pub enum Kind {
     Denied,
     /// What a client sent broke a rule of the protocol.
     Violation,
+    /// Something was refused or dropped because of a limit.
+    Limited,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Connected, Self::Disconnected, Self::Refused, Self::Denied, Self::Violation];
+    pub const ALL: [Self; 6] =
+        [Self::Connected, Self::Disconnected, Self::Refused, Self::Denied, Self::Violation, Self::Limited];
 
     /// The kind in words, for the line that tells what was left out.
     pub fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::Denied => "denied",
             Self::Violation => "violation",
+            Self::Limited => "limited",
         }
     }
 }

@@ -16,12 +16,18 @@ use tokio::sync::oneshot;
 
 use super::sessions::{Ask, Described};
 use crate::mqtt::{QoS, ReasonCode};
-use crate::store::{Delivery, Limits, Queue};
+use crate::store::memory::{self, Held, Level};
+use crate::store::{Delivery, Full, Limits, Message, Queue};
 
 /// QoS 0 bytes that wait for one subscriber before publishers pause. A stalled subscriber gets no more than that.
 const QOS0_SOFT: usize = 256 * 1024;
 /// QoS 0 bytes before the newest are shed in any case: room for what many publishers have read before they pause.
 const QOS0_HARD: usize = 8 * 1024 * 1024;
+/// The same two, at each level of memory.
+const QOS0: [(usize, usize); Level::ALL.len()] =
+    [(QOS0_SOFT, QOS0_HARD), (64 * 1024, 1024 * 1024), (16 * 1024, 256 * 1024), (4 * 1024, 64 * 1024)];
+/// Places of the buffer for QoS 0 that a mailbox keeps when it is emptied.
+const KEEP_QOS0: usize = 4096;
 /// QoS 1 and 2 messages and bytes that wait for one subscriber before publishers are held.
 const QUEUE_SOFT_MESSAGES: usize = 4096;
 const QUEUE_SOFT_BYTES: usize = 1024 * 1024;
@@ -43,6 +49,8 @@ pub struct Mailbox {
     served: AtomicU64,
     /// Publishers wait for this session whatever it does: it must not drop.
     must_keep: bool,
+    /// Publications that it has no room for are refused.
+    may_refuse: bool,
     /// Whether there are commands; spares a lock at each turn.
     commanded: AtomicBool,
 }
@@ -52,6 +60,10 @@ struct Inner {
     state: State,
     qos0: Vec<Delivery>,
     qos0_bytes: usize,
+    qos0_held: Held,
+    /// Messages that limits cost the session, and how many of them its task was told of.
+    dropped: u64,
+    told: u64,
     queue: Queue,
     /// What was taken of the queue since `served`, by the measure of [`SERVED`].
     taken: usize,
@@ -63,8 +75,6 @@ struct Inner {
     wants_queue: bool,
     commands: Vec<Command>,
     waiting: VecDeque<Arc<Ticket>>,
-    /// Messages that a limit has cost this session.
-    dropped: u64,
 }
 
 /// What waits for a session.
@@ -107,6 +117,15 @@ impl Ticket {
     }
 }
 
+/// How good a place a mailbox is, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    Online,
+    Away,
+    Full,
+    FullAndAway,
+}
+
 /// What a push means for the publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pressure {
@@ -124,12 +143,15 @@ pub struct Pushed {
 }
 
 impl Mailbox {
-    /// A mailbox without a connection. `limits.drop_oldest` false makes publishers wait instead of losing anything.
+    /// A mailbox without a connection.
     pub fn new(session: u64, limits: Limits) -> Self {
         let inner = Inner {
             state: State::Away,
             qos0: Vec::new(),
             qos0_bytes: 0,
+            qos0_held: Held::default(),
+            dropped: 0,
+            told: 0,
             queue: Queue::new(limits),
             taken: 0,
             task: None,
@@ -137,14 +159,14 @@ impl Mailbox {
             wants_queue: false,
             commands: Vec::new(),
             waiting: VecDeque::new(),
-            dropped: 0,
         };
         Self {
             session,
             inner: Mutex::new(inner),
             progress: AtomicU64::new(0),
             served: AtomicU64::new(0),
-            must_keep: !limits.drop_oldest,
+            must_keep: limits.full == Full::Wait,
+            may_refuse: limits.full == Full::Refuse,
             commanded: AtomicBool::new(false),
         }
     }
@@ -172,12 +194,14 @@ impl Mailbox {
             }
             let size = delivery.message.size();
             let waiting = inner.qos0_bytes + size;
-            if waiting > QOS0_HARD || (waiting > QOS0_SOFT && !self.is_progressing(now)) {
+            let (soft, hard) = QOS0[memory::level() as usize];
+            if waiting > hard || (waiting > soft && !self.is_progressing(now)) {
                 inner.dropped += 1;
                 return Pushed { pressure: self.pressure(inner, now), dropped: 1 };
             }
             inner.qos0_bytes += size;
             inner.qos0.push(delivery);
+            inner.settle();
             true
         } else {
             if inner.wants_queue && inner.asleep {
@@ -196,7 +220,7 @@ impl Mailbox {
     }
 
     fn pressure(&self, inner: &Inner, now: u64) -> Pressure {
-        let high = inner.qos0_bytes > QOS0_SOFT
+        let high = inner.qos0_bytes > QOS0[memory::level() as usize].0
             || inner.queue.len() > QUEUE_SOFT_MESSAGES
             || inner.queue.bytes() > QUEUE_SOFT_BYTES;
         if !high {
@@ -239,11 +263,16 @@ impl Mailbox {
     }
 
     /// Takes what may be sent: all of QoS 0, and up to `window` of the queue. `qos0` must be empty: it becomes the
-    /// mailbox's next buffer. From now on a push wakes the task.
-    pub fn take(&self, window: usize, qos0: &mut Vec<Delivery>, queued: &mut Vec<Delivery>, now: u64) {
+    /// mailbox's next buffer. From now on a push wakes the task. Answers how many messages limits have cost the session
+    /// since that was last asked.
+    pub fn take(&self, window: usize, qos0: &mut Vec<Delivery>, queued: &mut Vec<Delivery>, now: u64) -> u64 {
         let mut inner = self.lock();
         let inner = &mut *inner;
         std::mem::swap(&mut inner.qos0, qos0);
+        if inner.qos0.capacity() > KEEP_QOS0 {
+            inner.qos0 = Vec::new();
+        }
+        inner.settle();
         inner.qos0_bytes = 0;
         while queued.len() < window
             && let Some(delivery) = inner.queue.pop()
@@ -261,6 +290,12 @@ impl Mailbox {
         inner.wants_queue = window > queued.len();
         inner.asleep = true;
         inner.release_waiting();
+        inner.newly_dropped()
+    }
+
+    /// How many messages limits have cost the session since that was last asked.
+    pub fn newly_dropped(&self) -> u64 {
+        self.lock().newly_dropped()
     }
 
     /// Whether a push has woken the task since it last took something.
@@ -299,6 +334,7 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.state = State::Away;
         inner.qos0 = Vec::new();
+        inner.settle();
         inner.qos0_bytes = 0;
         inner.task = None;
         inner.asleep = false;
@@ -312,6 +348,7 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.state = State::Over;
         inner.qos0 = Vec::new();
+        inner.settle();
         inner.release_all();
         std::iter::from_fn(|| inner.queue.pop()).collect()
     }
@@ -326,9 +363,24 @@ impl Mailbox {
         }
     }
 
-    /// Whether a client is connected to the session.
-    pub fn is_online(&self) -> bool {
-        self.lock().state == State::Connected
+    /// How good a place this is for a message that any of several sessions may have.
+    pub fn standing(&self, message: &Message) -> Standing {
+        let inner = self.lock();
+        match (inner.state == State::Connected, message.qos > QoS::AtMostOnce && inner.queue.is_full_for(message)) {
+            (true, false) => Standing::Online,
+            (false, false) => Standing::Away,
+            (true, true) => Standing::Full,
+            (false, true) => Standing::FullAndAway,
+        }
+    }
+
+    /// Whether a message must be refused as a whole because of this session.
+    pub fn refuses(&self, message: &Message) -> bool {
+        if !self.may_refuse {
+            return false;
+        }
+        let inner = self.lock();
+        inner.state != State::Over && inner.queue.is_full_for(message)
     }
 
     /// Tells the session's task something.
@@ -354,6 +406,15 @@ impl Mailbox {
 }
 
 impl Inner {
+    fn newly_dropped(&mut self) -> u64 {
+        let told = std::mem::replace(&mut self.told, self.dropped);
+        self.dropped - told
+    }
+
+    fn settle(&mut self) {
+        self.qos0_held.settle(self.qos0.capacity() * size_of::<Delivery>());
+    }
+
     /// Lets as many publishers go on as there is room for: each may bring a batch of its own.
     fn release_waiting(&mut self) {
         if self.waiting.is_empty() {

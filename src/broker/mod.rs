@@ -16,14 +16,18 @@ mod events;
 pub mod frames;
 mod handshake;
 mod limiter;
+mod limits;
 mod linger;
 mod listener;
 mod mailbox;
 mod outbox;
 pub mod proxy;
 mod publish;
+mod quota;
+mod rate;
 mod reauthenticate;
 mod registry;
+mod replay;
 mod router;
 mod sessions;
 mod stream;
@@ -50,11 +54,13 @@ use crate::config::files::Etc;
 use crate::config::report;
 use crate::mqtt::ReasonCode;
 use crate::process::{self, Shutdown};
-use crate::store::{Message, Store};
+use crate::store::memory::{self, Level};
+use crate::store::{Cursor, Message, NotRetained, Room, Store};
 use counters::{Counters, Gate};
 use documents::{DocumentError, Documents};
 use events::{Arrival, Events};
 use handshake::Passwords;
+use limits::Limit;
 use listener::Entrance;
 use registry::Registry;
 use router::Router;
@@ -106,12 +112,30 @@ impl Shared {
         !self.drain.is_triggered() && self.entrances.iter().any(|entrance| entrance.serves())
     }
 
-    fn retain(&self, message: &Arc<Message>) {
-        self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).set(message);
+    /// Retains a message, or says the limit because of which there is no room for it.
+    fn retain(&self, message: &Arc<Message>) -> Result<(), Limit> {
+        let Limits { max_retained_messages, max_retained_bytes, .. } = self.limits;
+        let mut room = Room { messages: max_retained_messages as usize, bytes: max_retained_bytes };
+        let scarce = memory::level() >= Level::Scarce;
+        if scarce {
+            room = Room { messages: 0, bytes: 0 };
+        }
+        let retained =
+            self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).set(message, room, unix_millis());
+        retained.map_err(|full| match full {
+            _ if scarce => Limit::MaxMemory,
+            NotRetained::Messages => Limit::MaxRetainedMessages,
+            NotRetained::Bytes => Limit::MaxRetainedBytes,
+        })
     }
 
-    fn retained(&self, filter: &str) -> Vec<Arc<Message>> {
-        self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).matching(filter, unix_millis())
+    /// Some of the messages that a new subscription gets; see [`crate::store::Retained::matching`].
+    fn retained(&self, filter: &str, cursor: &mut Cursor) -> Vec<Arc<Message>> {
+        if sys::is_sys(filter) {
+            cursor.finish();
+            return self.sys.matching(filter);
+        }
+        self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).matching(filter, cursor, unix_millis())
     }
 
     fn report(&self) -> report::Broker {

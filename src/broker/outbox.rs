@@ -63,6 +63,12 @@ impl Outbox {
         self.length == 0 && !self.unflushed
     }
 
+    /// Bytes of the buffers; payloads that leave by reference are not among them.
+    pub fn held(&self) -> usize {
+        let copied = |segment: &Segment| if let Segment::Copied(bytes) = segment { bytes.capacity() } else { 0 };
+        self.segments.iter().map(copied).sum::<usize>() + self.segments.capacity() * size_of::<Segment>()
+    }
+
     /// Appends what `write` appends.
     pub fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !matches!(self.segments.back(), Some(Segment::Copied(_))) {

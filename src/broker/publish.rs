@@ -7,19 +7,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::connection::{Closing, Connection};
 use super::denies::Action;
 use super::events;
+use super::limits::Limit;
+use super::quota::Pace;
 use super::router::Routes;
 use super::{Shared, aliases, unix_millis};
 use crate::auth::Grants;
+use crate::config::broker::Rate;
 use crate::mqtt::packet::{Ack, Packet, Publish};
 use crate::mqtt::property::AckProperties;
 use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
+use crate::store::memory::{self, Held, Level};
 use crate::store::{Arrival, Message, Origin};
 
 /// Topics of which a publisher remembers routes and permissions; a power of two.
 const TOPICS: usize = 64;
-/// Denied publications that a client of 3.x may send in [`BUDGET_WINDOW`] milliseconds: the last of them closes it.
-const BUDGET: u32 = 3;
-const BUDGET_WINDOW: u64 = 10_000;
+/// Bytes of a topic that is remembered: 64 of the longest would cost four megabytes.
+const TOPIC_REMEMBERED: usize = 1024;
 
 /// What a connection remembers as a publisher.
 #[derive(Debug, Default)]
@@ -29,7 +32,8 @@ pub struct Publisher {
     topics: Vec<Option<Topic>>,
     /// The last id given to a publication of this connection.
     last_id: u128,
-    denied: u32,
+    pub(super) pace: Pace,
+    denied: u64,
     denied_since: u64,
 }
 
@@ -38,6 +42,7 @@ pub struct Publisher {
 struct Topic {
     name: Box<str>,
     routes: Arc<Routes>,
+    held: Held,
     /// A bit per combination of QoS and RETAIN: asked before, and allowed.
     asked: u8,
     allowed: u8,
@@ -46,19 +51,28 @@ struct Topic {
 impl Publisher {
     /// Where the topic goes, and whether the client may publish there. A topic that was seen before costs a comparison.
     fn look_up(&mut self, shared: &Shared, grants: &Grants, publish: &Publish<'_>) -> (Arc<Routes>, bool) {
+        let routes = || Arc::new(shared.router.routes(publish.topic));
+        if publish.topic.len() > TOPIC_REMEMBERED || memory::level() > Level::Ample {
+            self.topics = Vec::new();
+            return (routes(), grants.may_publish(publish.topic, publish.qos, publish.retain));
+        }
         if self.topics.is_empty() {
             self.topics.resize_with(TOPICS, || None);
         }
-        let routes = || Arc::new(shared.router.routes(publish.topic));
         let slot = &mut self.topics[hash(publish.topic.as_bytes()) % TOPICS];
         let topic = match slot {
             Some(topic) if *topic.name == *publish.topic => {
                 if topic.routes.generation != shared.router.generation() {
                     topic.routes = routes();
+                    topic.held.settle(topic.name.len() + topic.routes.held());
                 }
                 topic
             }
-            slot => slot.insert(Topic { name: publish.topic.into(), routes: routes(), asked: 0, allowed: 0 }),
+            slot => {
+                let (name, routes): (Box<str>, _) = (publish.topic.into(), routes());
+                let held = Held::new(name.len() + routes.held());
+                slot.insert(Topic { name, routes, held, asked: 0, allowed: 0 })
+            }
         };
         let bit = 1 << (publish.qos as u8 * 2 + u8::from(publish.retain));
         if topic.asked & bit == 0 {
@@ -87,13 +101,14 @@ impl Publisher {
     }
 
     /// Counts a denied publication; answers whether the budget is spent.
-    fn spend(&mut self, now: u64) -> bool {
-        if now.saturating_sub(self.denied_since) > BUDGET_WINDOW {
+    fn spend(&mut self, budget: Option<Rate>, now: u64) -> bool {
+        let Some(budget) = budget else { return false };
+        if now.saturating_sub(self.denied_since) > u64::from(budget.seconds) * 1000 {
             self.denied_since = now;
             self.denied = 0;
         }
         self.denied += 1;
-        self.denied >= BUDGET
+        self.denied >= budget.amount
     }
 }
 
@@ -131,6 +146,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
             return Ok(());
         }
+        if self.exceeds(publish, now)? {
+            return Ok(());
+        }
         let (routes, allowed) = self.publisher.look_up(&self.shared, &self.peer.grants, publish);
         if !allowed {
             return self.deny(publish, now);
@@ -145,8 +163,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Box::new(Origin { id: self.publisher.next_id(wall), client_id, received_at: wall })
             });
             let message = Arc::new(Message::new(publish, publish.topic, wall, origin));
-            if publish.retain {
-                self.shared.retain(&message);
+            if routes.refuses(&message, self.mailbox.session) {
+                return self.refuse_publication(publish, Limit::QueueFull);
+            }
+            if publish.retain
+                && let Err(limit) = self.shared.retain(&message)
+            {
+                events::limited(&self.shared, limit, &self.peer.client_id, "not retained");
+                if publish.qos > QoS::AtMostOnce && self.peer.version == Version::V5 {
+                    self.answer_refused(publish, limit.reason(), "it cannot be retained: there is no room for it");
+                    return Ok(());
+                }
+                // Who cannot be told otherwise gets the rest of what it asked for.
             }
             let outcome = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
             self.turn.dropped += outcome.dropped as u64;
@@ -189,27 +217,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.peer.version == Version::V5 { self.shared.limits.max_inflight } else { u16::MAX }
     }
 
-    /// A publication that no rule allows. MQTT 5.0 has an answer for QoS 1 and 2; everything else is dropped and counted,
-    /// and closes the connection when it goes on.
+    /// A publication that no rule allows.
     fn deny(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
         let principal = &self.peer.identity.principal;
         events::denied(&self.shared, &self.peer.client_id, principal, Action::Publish, publish.topic);
-        let is_v5 = self.peer.version == Version::V5;
-        if let (Some(packet_id), true) = (publish.packet_id, is_v5) {
-            let reason_string = self.peer.reason_string("no rule allows it");
-            let properties = AckProperties { reason_string, ..AckProperties::default() };
-            self.answer_publish(publish.qos, &Ack { packet_id, code: ReasonCode::NOT_AUTHORIZED, properties });
-            if publish.qos == QoS::ExactlyOnce {
-                self.session.inbound.refuse(packet_id);
-            }
+        self.reject(publish, ReasonCode::NOT_AUTHORIZED, "no rule allows it", now)
+    }
+
+    /// Does not take a publication. MQTT 5.0 has an answer for QoS 1 and 2; everything else is dropped, and closes the
+    /// connection when it goes on.
+    pub(super) fn reject(
+        &mut self,
+        publish: &Publish<'_>,
+        code: ReasonCode,
+        why: &'static str,
+        now: u64,
+    ) -> Result<(), Closing> {
+        if publish.packet_id.is_some() && self.peer.version == Version::V5 {
+            self.answer_refused(publish, code, why);
             return Ok(());
         }
         if let Some(id) = publish.packet_id {
             self.acknowledge_publish(publish.qos, id, ReasonCode::SUCCESS);
         }
-        if self.publisher.spend(now) {
-            return Err(Closing::because(ReasonCode::NOT_AUTHORIZED, "too many publications denied"));
+        if self.publisher.spend(self.shared.limits.deny_budget, now) {
+            return Err(Closing::because(code, format!("too many publications refused, the last because {why}")));
         }
         Ok(())
+    }
+
+    /// PUBACK or PUBREC of MQTT 5.0 with a failure.
+    pub(super) fn answer_refused(&mut self, publish: &Publish<'_>, code: ReasonCode, why: &'static str) {
+        let Some(packet_id) = publish.packet_id else { return };
+        let properties = AckProperties { reason_string: self.peer.reason_string(why), ..AckProperties::default() };
+        self.answer_publish(publish.qos, &Ack { packet_id, code, properties });
+        if publish.qos == QoS::ExactlyOnce {
+            self.session.inbound.refuse(packet_id);
+        }
     }
 }

@@ -17,9 +17,10 @@ use super::mailbox::{Command, Mailbox};
 use super::will::Will;
 use super::{Shared, unix_millis, will};
 use crate::auth::{Identity, Principal};
+use crate::config::broker::QueueFull;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{QoS, ReasonCode, Version};
-use crate::store::{Limits, StoredSession};
+use crate::store::{Full, Limits, StoredSession};
 
 /// How long a connection may take to give up its session.
 const TAKEOVER: Duration = Duration::from_secs(5);
@@ -190,7 +191,11 @@ impl Shared {
         Limits {
             messages: self.limits.max_queued_messages as usize,
             bytes: usize::try_from(self.limits.max_queued_bytes).unwrap_or(usize::MAX),
-            drop_oldest: *principal != Principal::Bridge,
+            full: match (principal, self.limits.queue_full) {
+                (Principal::Bridge, _) => Full::Wait,
+                (_, QueueFull::DropOldest) => Full::DropOldest,
+                (_, QueueFull::Refuse) => Full::Refuse,
+            },
         }
     }
 

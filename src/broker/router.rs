@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Waker;
 
-use super::mailbox::{Mailbox, Pressure};
+use super::mailbox::{Mailbox, Pressure, Standing};
 use crate::mqtt::QoS;
 use crate::mqtt::packet::SubscriptionOptions;
 use crate::mqtt::topic::Filter;
+use crate::store::memory::{self, Held};
 use crate::store::{Delivery, Message, Via};
 
 /// The subscriptions of all sessions.
@@ -29,6 +30,7 @@ struct Node {
     /// Filters that end at this level, and those that end with `/#` below it.
     here: Ends,
     below: Ends,
+    held: Held,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +111,9 @@ impl Router {
             None => ends.subscribe(subscriber),
             Some(group) => ends.join(group, filter.filter, subscriber),
         };
+        if !existed {
+            memory::count(cost(filter));
+        }
         self.generation.fetch_add(1, Ordering::Release);
         self.subscriptions.fetch_add(u64::from(!existed), Ordering::Relaxed);
         existed
@@ -119,6 +124,9 @@ impl Router {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         let (levels, below) = levels(filter.filter);
         let removed = root.remove(&levels, below, filter.share, session);
+        if removed {
+            memory::count(-cost(filter));
+        }
         self.generation.fetch_add(1, Ordering::Release);
         self.subscriptions.fetch_sub(u64::from(removed), Ordering::Relaxed);
         removed
@@ -152,6 +160,14 @@ impl Router {
     }
 }
 
+/// What a subscription costs beside the levels of its filter: here, and in its session.
+fn cost(filter: &Filter<'_>) -> i64 {
+    const PLAIN: usize = 200;
+    const SHARED: usize = 200;
+    let share = filter.share.map_or(0, |share| SHARED + share.len() + filter.filter.len());
+    (PLAIN + 2 * filter.filter.len() + share) as i64
+}
+
 /// The levels of a filter, without a last `#`.
 fn levels(filter: &str) -> (Vec<&str>, bool) {
     let mut levels: Vec<&str> = filter.split('/').collect();
@@ -165,7 +181,14 @@ fn levels(filter: &str) -> (Vec<&str>, bool) {
 impl Node {
     fn descend(&mut self, filter: &str) -> (&mut Self, bool) {
         let (levels, below) = levels(filter);
-        let node = levels.into_iter().fold(self, |node, level| node.children.entry(level.into()).or_default());
+        let node = levels.into_iter().fold(self, |node, level| {
+            node.children.entry(level.into()).or_insert_with(|| {
+                let mut child = Self::default();
+                // A map is up to twice as large as what is in it.
+                child.held.settle(2 * size_of::<(Box<str>, Self)>());
+                child
+            })
+        });
         (node, below)
     }
 
@@ -325,16 +348,30 @@ impl Group {
         self.members().iter().any(|(member, _)| member.wants_origin)
     }
 
-    /// The next member in turn; a connected one where there is any.
+    /// Whether there is no room for the message with any member.
+    fn refuses(&self, message: &Message) -> bool {
+        let members = self.members();
+        !members.is_empty() && members.iter().all(|(member, _)| member.mailbox.refuses(message))
+    }
+
+    /// The next member in turn; a connected one where there is any, and one with room.
     fn push(&self, message: &Arc<Message>, now: u64, wakers: &mut Vec<Waker>, routed: &mut Routed) {
         let members = self.members();
         if members.is_empty() {
             return;
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = |offset: usize| &members[turn.wrapping_add(offset) % members.len()];
-        let chosen = (0..members.len()).map(in_turn).find(|(member, _)| member.mailbox.is_online());
-        let (member, via) = chosen.unwrap_or_else(|| in_turn(0));
+        let mut best = (Standing::FullAndAway, turn % members.len());
+        for at in (0..members.len()).map(|offset| turn.wrapping_add(offset) % members.len()) {
+            let standing = members[at].0.mailbox.standing(message);
+            if standing < best.0 {
+                best = (standing, at);
+            }
+            if standing == Standing::Online {
+                break;
+            }
+        }
+        let (member, via) = &members[best.1];
         let delivery = Delivery {
             message: message.clone(),
             qos: message.qos.min(member.options.qos),
@@ -349,6 +386,21 @@ impl Routes {
     /// The places of the sessions that are in already.
     fn by_session(&self) -> HashMap<u64, usize> {
         self.direct.iter().enumerate().map(|(at, route)| (route.mailbox.session, at)).collect()
+    }
+
+    /// Bytes that it has allocated.
+    pub fn held(&self) -> usize {
+        size_of::<Self>()
+            + self.direct.capacity() * size_of::<Route>()
+            + self.groups.capacity() * size_of::<Arc<Group>>()
+    }
+
+    /// Whether a publication must be refused as a whole, because a session has no room for it.
+    pub fn refuses(&self, message: &Message, from: u64) -> bool {
+        let takes = |route: &&Route| route.terms(from).is_some_and(|terms| terms.qos > QoS::AtMostOnce);
+        message.qos > QoS::AtMostOnce
+            && (self.direct.iter().filter(takes).any(|route| route.mailbox.refuses(message))
+                || self.groups.iter().any(|group| group.refuses(message)))
     }
 
     /// Whether nobody gets the message.
@@ -442,9 +494,9 @@ mod tests {
     use super::*;
     use crate::mqtt::packet::Publish;
     use crate::mqtt::topic;
-    use crate::store::Limits;
+    use crate::store::{Full, Limits};
 
-    const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, drop_oldest: true };
+    const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, full: Full::DropOldest };
 
     fn subscriber(session: u64, qos: QoS) -> Subscriber {
         let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
@@ -544,5 +596,41 @@ mod tests {
         let routes = router.routes("a");
         assert_eq!(routes.deliver(&message("a", QoS::AtLeastOnce), 5, 0, &mut Vec::new()).copies, 0);
         assert_eq!(routes.deliver(&message("a", QoS::AtLeastOnce), 6, 0, &mut Vec::new()).copies, 1);
+    }
+
+    fn refusing(session: u64, messages: usize) -> Subscriber {
+        let limits = Limits { messages, bytes: usize::MAX, full: Full::Refuse };
+        Subscriber { mailbox: Arc::new(Mailbox::new(session, limits)), ..subscriber(session, QoS::AtLeastOnce) }
+    }
+
+    #[test]
+    fn one_session_without_room_refuses_the_publication_as_a_whole() {
+        let router = Router::default();
+        let (full, free) = (refusing(1, 1), refusing(2, 10));
+        router.subscribe(&parse("a"), full.clone());
+        router.subscribe(&parse("a"), free.clone());
+        let (routes, message) = (router.routes("a"), message("a", QoS::AtLeastOnce));
+        assert!(!routes.refuses(&message, 0), "at the limit");
+        routes.deliver(&message, 0, 0, &mut Vec::new());
+        assert!(routes.refuses(&message, 0), "one past it");
+        assert!(!routes.refuses(&self::message("a", QoS::AtMostOnce), 0), "QoS 0 does not wait in queues");
+        full.mailbox.take(1, &mut Vec::new(), &mut Vec::new(), 0);
+        assert!(!routes.refuses(&message, 0));
+    }
+
+    #[test]
+    fn a_group_refuses_only_when_no_member_has_room() {
+        let router = Router::default();
+        let members = [refusing(1, 1), refusing(2, 2)];
+        for member in &members {
+            router.subscribe(&parse("$share/g/a"), member.clone());
+        }
+        let (routes, message) = (router.routes("a"), message("a", QoS::AtLeastOnce));
+        for _ in 0..3 {
+            assert!(!routes.refuses(&message, 0));
+            routes.deliver(&message, 0, 0, &mut Vec::new());
+        }
+        assert!(routes.refuses(&message, 0));
+        assert_eq!(members.map(|member| member.mailbox.close().len()), [1, 2], "who has room gets it");
     }
 }

@@ -81,6 +81,11 @@ impl Sys {
     }
 }
 
+/// Whether a filter is about what the broker tells of itself; a wildcard in the first level never is.
+pub fn is_sys(filter: &str) -> bool {
+    filter.starts_with("$SYS/")
+}
+
 /// QoS 0: a session that is away shall not pile up what is stale when it comes back.
 fn message(topic: &str, text: &str) -> Arc<Message> {
     let publish = Publish {

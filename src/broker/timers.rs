@@ -40,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(Closing::because(ReasonCode::MAXIMUM_CONNECT_TIME, "the token has expired"));
         }
         // A client that is not read cannot be heard.
-        if self.is_paused() {
+        if self.is_paused() || self.is_paced() {
             self.timers.last_seen = now;
         }
         if self.timers.keep_alive > 0 && now >= self.timers.last_seen + self.timers.keep_alive {
@@ -61,6 +61,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if let Some(since) = timers.blocked_since {
             nearest = nearest.min(since + STUCK);
+        }
+        if self.is_paced() {
+            nearest = nearest.min(self.publisher.pace.until);
         }
         if let Some(hold) = &self.hold {
             nearest = nearest.min(hold.checked + RECHECK);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::denies::Action;
+use super::limits::Limit;
 use super::{Shared, events, unix_millis};
 use crate::auth::{Grants, Principal};
 use crate::mqtt::Version;
@@ -64,11 +65,21 @@ pub fn publish(shared: &Shared, will: Will) {
         origin.received_at = now;
     }
     let message = Arc::new(message);
-    if message.retain {
-        shared.retain(&message);
+    let limited = |limit, what| {
+        let client_id = message.origin.as_ref().map_or("", |origin| &*origin.client_id);
+        events::limited(shared, limit, client_id, what);
+    };
+    let routes = shared.router.routes(message.topic());
+    if routes.refuses(&message, 0) {
+        return limited(Limit::QueueFull, "will not sent");
+    }
+    if message.retain
+        && let Err(limit) = shared.retain(&message)
+    {
+        limited(limit, "will not retained");
     }
     let mut wakers = Vec::new();
-    let routed = shared.router.routes(message.topic()).deliver(&message, 0, shared.now(), &mut wakers);
+    let routed = routes.deliver(&message, 0, shared.now(), &mut wakers);
     shared.counters.dropped.add(routed.dropped as u64);
     wakers.into_iter().for_each(std::task::Waker::wake);
 }

@@ -25,6 +25,12 @@ pub fn check_name(name: &str) -> Result<(), Violation> {
     }
 }
 
+/// Whether a topic name or filter has more than `most` levels.
+pub fn is_deeper(topic: &str, most: usize) -> bool {
+    // A level beyond the first takes a byte, so that most topics need not be looked at.
+    topic.len() >= most && topic.bytes().filter(|byte| *byte == b'/').count() >= most
+}
+
 fn forbidden_in_name(byte: u8) -> bool {
     matches!(byte, b'+' | b'#' | 0)
 }
@@ -117,6 +123,14 @@ mod tests {
         assert_eq!(check_name("a/+"), Err(Violation::WildcardInTopicName { at: 2 }));
         assert_eq!(check_name("a#"), Err(Violation::WildcardInTopicName { at: 1 }));
         assert_eq!(check_name("a\0"), Err(Violation::NullCharacter { field: "topic name" }));
+    }
+
+    #[test]
+    fn levels_are_counted_as_separators_cut_them() {
+        for (topic, levels) in [("a", 1), ("/", 2), ("a/b", 2), ("//", 3), ("a/b/c/", 4)] {
+            assert!(!is_deeper(topic, levels), "{topic}");
+            assert!(is_deeper(topic, levels - 1), "{topic}");
+        }
     }
 
     #[test]

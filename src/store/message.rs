@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::memory;
 use crate::mqtt::QoS;
 use crate::mqtt::codec::delivery::encode_kept_properties;
 use crate::mqtt::packet::Publish;
@@ -41,7 +42,7 @@ impl Message {
         encode_kept_properties(properties, &mut bytes);
         let properties_length = bytes.len() - topic.len();
         bytes.extend_from_slice(publish.payload);
-        Self {
+        let message = Self {
             bytes: bytes.into_boxed_slice(),
             topic_length: topic.len(),
             properties_length,
@@ -49,7 +50,9 @@ impl Message {
             retain: publish.retain,
             expires_at: properties.message_expiry.map(|seconds| now + u64::from(seconds) * 1000),
             origin,
-        }
+        };
+        memory::count(message.cost());
+        message
     }
 
     /// The topic name.
@@ -78,6 +81,14 @@ impl Message {
         self.bytes.len() + size_of::<Self>()
     }
 
+    /// What the allocator spends on it; the same from its making to its end.
+    fn cost(&self) -> i64 {
+        // With the counters of its `Arc`, and the allocator's own words for two or three pieces.
+        const OVERHEAD: usize = 64;
+        let origin = if self.origin.is_some() { size_of::<Origin>() } else { 0 };
+        (self.size() + origin + OVERHEAD) as i64
+    }
+
     /// Whether its lifetime is over.
     pub fn is_expired(&self, now: u64) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
@@ -86,6 +97,12 @@ impl Message {
     /// Seconds of lifetime left, rounded up, where it has one.
     pub fn expiry_left(&self, now: u64) -> Option<u32> {
         self.expires_at.map(|at| u32::try_from(at.saturating_sub(now).div_ceil(1000)).unwrap_or(u32::MAX))
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        memory::count(-self.cost());
     }
 }
 

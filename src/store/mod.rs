@@ -1,10 +1,12 @@
 //! Sessions, queues and retained messages behind one narrow interface; in memory for now.
 //!
 //! Promises: what is stored here owns its bytes, so nothing kept pins a read buffer; a queue never grows past its
-//! limits in silence. Pure data structures: the time is an argument. May name `mqtt`.
+//! limits in silence; what is held is on the account in [`memory`]. Pure data structures: the time is an argument. May
+//! name `mqtt`.
 
 pub mod inbound;
 pub mod inflight;
+pub mod memory;
 pub mod message;
 pub mod queue;
 pub mod retained;
@@ -13,8 +15,8 @@ pub mod sessions;
 pub use inbound::{Arrival, Inbound};
 pub use inflight::{Inflight, Sent};
 pub use message::{Message, Origin};
-pub use queue::{Delivery, Limits, Queue, Via};
-pub use retained::Retained;
+pub use queue::{Delivery, Full, Limits, Queue, Via};
+pub use retained::{Cursor, NotRetained, Retained, Room};
 pub use sessions::{Sessions, StoredSession, Subscription};
 
 use std::sync::Mutex;

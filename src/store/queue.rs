@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Message;
+use super::memory::{self, Held, Level};
 use crate::mqtt::QoS;
 
 /// One copy of a message for one session.
@@ -19,7 +20,7 @@ pub struct Delivery {
 }
 
 /// How a message came to a session, beyond a plain subscription.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Via {
     /// The Subscription Identifiers of all matching subscriptions `[MQTT-3.3.4-3]`.
     pub identifiers: Vec<u32>,
@@ -32,9 +33,25 @@ pub struct Via {
 pub struct Limits {
     pub messages: usize,
     pub bytes: usize,
-    /// Whether the oldest message makes room; otherwise the queue grows past its limit and publishers wait.
-    pub drop_oldest: bool,
+    pub full: Full,
 }
+
+/// What happens to a message that would be one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The oldest make room.
+    DropOldest,
+    /// It is not taken: publishers ask first. What publishers at the same time bring all the same is kept.
+    Refuse,
+    /// It is kept, and publishers wait.
+    Wait,
+}
+
+/// When memory is scarce, a queue that may drop shrinks to this.
+const SCARCE_MESSAGES: usize = 1024;
+const SCARCE_BYTES: usize = 256 * 1024;
+/// Messages that may go at each push while it shrinks.
+const SHRINK_BY: usize = 4;
 
 /// A bounded first-in-first-out queue.
 #[derive(Debug)]
@@ -42,27 +59,43 @@ pub struct Queue {
     waiting: VecDeque<Delivery>,
     bytes: usize,
     limits: Limits,
+    held: Held,
 }
 
 impl Queue {
     /// An empty queue.
     pub fn new(limits: Limits) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, limits }
+        Self { waiting: VecDeque::new(), bytes: 0, limits, held: Held::default() }
     }
 
     /// Appends; returns how many of the oldest had to go.
     pub fn push(&mut self, delivery: Delivery) -> usize {
-        let size = delivery.message.size();
         let mut dropped = 0;
-        while self.limits.drop_oldest
-            && !self.waiting.is_empty()
-            && (self.waiting.len() >= self.limits.messages || self.bytes + size > self.limits.bytes)
-        {
+        if self.limits.full == Full::DropOldest {
+            while !self.waiting.is_empty() && self.is_full_for(&delivery.message) {
+                self.pop();
+                dropped += 1;
+            }
+            if memory::level() >= Level::Scarce {
+                dropped += self.shrink();
+            }
+        }
+        self.bytes += delivery.message.size();
+        self.waiting.push_back(delivery);
+        self.settle();
+        dropped
+    }
+
+    /// Gives a part of a long queue back.
+    fn shrink(&mut self) -> usize {
+        let mut dropped = 0;
+        while dropped < SHRINK_BY && (self.waiting.len() > SCARCE_MESSAGES || self.bytes > SCARCE_BYTES) {
             self.pop();
             dropped += 1;
         }
-        self.bytes += size;
-        self.waiting.push_back(delivery);
+        if self.waiting.capacity() > SCARCE_MESSAGES && self.waiting.len() < self.waiting.capacity() / 4 {
+            self.waiting.shrink_to(self.waiting.len() * 2);
+        }
         dropped
     }
 
@@ -70,6 +103,11 @@ impl Queue {
     pub fn push_front(&mut self, delivery: Delivery) {
         self.bytes += delivery.message.size();
         self.waiting.push_front(delivery);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.held.settle(self.waiting.capacity() * size_of::<Delivery>());
     }
 
     /// The oldest.
@@ -79,6 +117,7 @@ impl Queue {
         if self.waiting.is_empty() && self.waiting.capacity() > 1024 {
             // A burst must not pin its memory for the rest of the session.
             self.waiting = VecDeque::new();
+            self.settle();
         }
         Some(delivery)
     }
@@ -99,6 +138,11 @@ impl Queue {
     /// Whether a limit is reached.
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= self.limits.messages || self.bytes >= self.limits.bytes
+    }
+
+    /// Whether this message would be one too many.
+    pub fn is_full_for(&self, message: &Message) -> bool {
+        self.waiting.len() >= self.limits.messages || self.bytes + message.size() > self.limits.bytes
     }
 }
 
@@ -127,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_the_oldest_and_says_so() {
-        let mut queue = Queue::new(Limits { messages: 2, bytes: usize::MAX, drop_oldest: true });
+        let mut queue = Queue::new(Limits { messages: 2, bytes: usize::MAX, full: Full::DropOldest });
         assert_eq!(queue.push(delivery("1")), 0);
         assert_eq!(queue.push(delivery("2")), 0);
         assert_eq!(queue.push(delivery("3")), 1);
@@ -138,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_must_not_drop_grows_past_its_limit_and_reports_full() {
-        let mut queue = Queue::new(Limits { messages: 1, bytes: usize::MAX, drop_oldest: false });
+        let mut queue = Queue::new(Limits { messages: 1, bytes: usize::MAX, full: Full::Wait });
         assert_eq!(queue.push(delivery("1")) + queue.push(delivery("2")), 0);
         assert_eq!(queue.len(), 2);
         assert!(queue.is_full());
@@ -146,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_message_larger_than_the_byte_limit_is_kept_alone() {
-        let mut queue = Queue::new(Limits { messages: 10, bytes: 8, drop_oldest: true });
+        let mut queue = Queue::new(Limits { messages: 10, bytes: 8, full: Full::DropOldest });
         queue.push(delivery("small"));
         assert_eq!(queue.push(delivery("much larger than eight bytes")), 1);
         assert_eq!(queue.len(), 1);

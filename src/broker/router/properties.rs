@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::mqtt::packet::{Publish, RetainHandling};
 use crate::mqtt::topic;
-use crate::store::Limits;
+use crate::store::{Full, Limits};
 
 const SESSIONS: u64 = 5;
-const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, drop_oldest: true };
+const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, full: Full::DropOldest };
 
 /// One subscription in the list: a session's options and identifier for a whole filter.
 type List = BTreeMap<(String, u64), (SubscriptionOptions, Option<u32>)>;

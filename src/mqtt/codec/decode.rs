@@ -18,6 +18,11 @@ pub fn decode(frame: &[u8], version: Version) -> Result<Packet<'_>, Violation> {
     decode_with(frame, version, MAX_USER_PROPERTIES)
 }
 
+/// Decodes a frame that a client sent, which may hold so many User Properties.
+pub fn decode_limited(frame: &[u8], version: Version, user_properties: usize) -> Result<Packet<'_>, Violation> {
+    decode_with(frame, version, user_properties)
+}
+
 /// Decodes a frame that the server sent, which may have appended User Properties to those of a publisher: their number is
 /// bounded by the packet's size alone.
 pub fn decode_from_server(frame: &[u8], version: Version) -> Result<Packet<'_>, Violation> {
@@ -142,6 +147,10 @@ fn connect<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violation> {
         return Err(Violation::EmptyClientId);
     }
     let will = flags.will.map(|(qos, retain)| will(reader, version, qos, retain)).transpose()?;
+    let in_will = will.as_ref().map_or(0, |will| will.properties.publish.user.len());
+    if properties.user.len() + in_will > reader.user_properties {
+        return Err(Violation::TooManyUserProperties { maximum: reader.user_properties });
+    }
     // 3.1 asks servers to accept the flag without the field.
     let has_username = flags.username && !(version == Version::V31 && reader.is_empty());
     let username = has_username.then(|| reader.text("user name")).transpose()?;

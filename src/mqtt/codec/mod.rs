@@ -11,7 +11,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{connect_version, decode, decode_from_server};
+pub use decode::{connect_version, decode, decode_from_server, decode_limited};
 pub use encode::{encode, encode_publish, encode_publish_head, publish_length};
 
 use super::Violation;

@@ -1,0 +1,101 @@
+//! Retained messages on their way to new subscriptions.
+//!
+//! They are looked for in portions, when the client has taken those before: a subscription to everything costs no more
+//! memory than any other, and what is sent is what is retained at that time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::mqtt::packet::SubscriptionOptions;
+use crate::store::{Cursor, Delivery, Via};
+
+/// Subscriptions that wait for their retained messages before it matters that some may be the same.
+const MANY: usize = 64;
+
+/// What new subscriptions still get. It costs nothing while there is nothing.
+#[derive(Debug, Default)]
+pub struct Replay(Option<Box<Pending>>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    found: VecDeque<Delivery>,
+    searches: VecDeque<Search>,
+}
+
+#[derive(Debug)]
+struct Search {
+    filter: Box<str>,
+    options: SubscriptionOptions,
+    via: Option<Arc<Via>>,
+    cursor: Cursor,
+}
+
+impl Replay {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Lets a subscription have what is retained, again if it is made again `[MQTT-3.8.4-3]`. Where very many wait, one
+    /// that waits already begins anew instead of waiting twice.
+    pub fn add(&mut self, filter: &str, options: SubscriptionOptions, identifier: Option<u32>) {
+        let via = identifier.map(|id| Arc::new(Via { identifiers: vec![id], share: None }));
+        let search = Search { filter: filter.into(), options, via, cursor: Cursor::default() };
+        let pending = self.0.get_or_insert_default();
+        let mut waiting = pending.searches.iter_mut().skip(MANY);
+        match waiting.find(|known| *known.filter == *filter) {
+            Some(known) => *known = search,
+            None => pending.searches.push_back(search),
+        }
+    }
+
+    /// Looks for the next portion, unless there is one.
+    pub fn search(&mut self, shared: &Shared) {
+        let Some(pending) = &mut self.0 else { return };
+        if pending.found.is_empty()
+            && let Some(search) = pending.searches.front_mut()
+        {
+            let Search { filter, options, via, cursor } = search;
+            let found = shared.retained(filter, cursor).into_iter().map(|message| {
+                let qos = message.qos.min(options.qos);
+                Delivery { message, qos, retain: true, via: via.clone() }
+            });
+            pending.found.extend(found);
+            if cursor.is_done() {
+                pending.searches.pop_front();
+            }
+        }
+        if pending.found.is_empty() && pending.searches.is_empty() {
+            self.0 = None;
+        }
+    }
+
+    /// The next of the portion.
+    pub fn front(&self) -> Option<&Delivery> {
+        self.0.as_ref()?.found.front()
+    }
+
+    pub fn pop_front(&mut self) -> Option<Delivery> {
+        self.0.as_mut()?.found.pop_front()
+    }
+
+    /// All that is still to come, for a session that outlives its connection; not more than `most`.
+    pub fn rest(&mut self, shared: &Shared, most: usize) -> Vec<Delivery> {
+        let mut rest = Vec::new();
+        while rest.len() < most && !self.is_empty() {
+            self.search(shared);
+            while let Some(delivery) = self.pop_front() {
+                rest.push(delivery);
+            }
+        }
+        rest.truncate(most);
+        rest
+    }
+
+    /// Bytes that it has allocated.
+    pub fn held(&self) -> usize {
+        self.0.as_ref().map_or(0, |pending| {
+            pending.found.capacity() * size_of::<Delivery>() + pending.searches.capacity() * size_of::<Search>()
+        })
+    }
+}
