@@ -149,6 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 continue;
             };
             if self.session.inflight.len() - self.resend.len().min(self.session.inflight.len()) >= self.peer.window {
+                self.release_again();
                 return false;
             }
             self.resend.pop_front();
@@ -162,6 +163,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         true
+    }
+
+    /// Sends every PUBREL that is still to be sent again: a full window delays nothing but PUBLISH `[MQTT-3.3.4-10]`.
+    fn release_again(&mut self) {
+        let mut resend = std::mem::take(&mut self.resend);
+        resend.retain(|id| {
+            let release = self.session.inflight.get(*id).is_some_and(|sent| sent.received);
+            if release {
+                self.send(&Packet::PubRel(super::connection::acknowledge(*id, ReasonCode::SUCCESS)));
+            }
+            !release
+        });
+        self.resend = resend;
     }
 }
 

@@ -130,6 +130,21 @@ fn an_alias_for_a_forbidden_topic_is_forbidden() {
     from.ask(&aliased("", 1, b"x"), &ack_with(V5, PUBACK, 7, NO_SUBSCRIBERS));
 }
 
+#[test]
+fn a_message_with_an_alias_is_retained_under_its_topic() {
+    let (_broker, mut to, mut from, _) = pair();
+    from.ask(&aliased("t/a", 1, b"x"), &ack(PUBACK, 7));
+    expect_publish(&mut to, QOS_0, "t/a", b"x");
+    from.ask(&publish_with(QOS_1 | RETAIN, "", 8, &bytes![0x23, Be16(1)], b"kept"), &ack(PUBACK, 8));
+    expect_publish(&mut to, QOS_0, "t/a", b"kept");
+    to.subscribe("t/a", 0);
+    expect_publish(&mut to, QOS_0 | RETAIN, "t/a", b"kept");
+    from.ask(&publish_with(QOS_1 | RETAIN, "", 8, &bytes![0x23, Be16(1)], b""), &ack(PUBACK, 8));
+    expect_publish(&mut to, QOS_0, "t/a", b"");
+    to.subscribe("t/+", 0);
+    expect_silence(&mut to);
+}
+
 /// What a client understands of the aliases it is sent.
 #[derive(Default)]
 struct Understood {

@@ -138,6 +138,54 @@ fn what_is_sent_again_keeps_to_the_window_of_the_new_connection() {
     expect_silence(&mut to);
 }
 
+/// 5.0 [MQTT-3.3.4-10, MQTT-4.4.0-1, MQTT-4.9.0-3].
+#[test]
+fn a_full_window_does_not_delay_a_release_that_is_sent_again() {
+    let broker = broker();
+    let kept = |maximum| Connect::kept(V5, 1).with(&bytes![0x21, Be16(maximum)]);
+    let mut to = Wire::accepted(&broker, &kept(9)).0;
+    to.subscribe("t/a", 2);
+    let mut from = Wire::connect(&broker, V5, "from");
+    let firsts = [QOS_1, QOS_2, QOS_1, QOS_2];
+    let ids: Vec<u16> = firsts
+        .into_iter()
+        .map(|first| {
+            published(&mut from, first, "t/a", b"x", 0);
+            expect_publish(&mut to, first, "t/a", b"x")
+        })
+        .collect();
+    for id in [ids[1], ids[3]] {
+        to.ask(&ack(PUBREC, id), &ack(PUBREL, id));
+    }
+    to.hang_up();
+    let mut to = Wire::accepted(&broker, &kept(1)).0;
+    assert_eq!(expect_publish(&mut to, QOS_1 | DUP, "t/a", b"x"), ids[0]);
+    to.expect(&bytes![ack(PUBREL, ids[1]), ack(PUBREL, ids[3])]);
+    expect_silence(&mut to);
+    to.send(&bytes![ack(PUBCOMP, ids[1]), ack(PUBCOMP, ids[3])]);
+    expect_silence(&mut to);
+    to.send(&ack(PUBACK, ids[0]));
+    assert_eq!(expect_publish(&mut to, QOS_1 | DUP, "t/a", b"x"), ids[2]);
+    expect_silence(&mut to);
+}
+
+/// What is skipped because its time is over makes room for what is behind it.
+#[test]
+fn expired_messages_do_not_hold_up_the_window() {
+    let broker = broker();
+    let one = Connect::kept(V5, 1).with(&bytes![0x21, Be16(1)]);
+    let mut to = Wire::accepted(&broker, &one).0;
+    to.subscribe("t/a", 2);
+    to.disconnect();
+    let mut from = Wire::connect(&broker, V5, "from");
+    for id in 1..50 {
+        from.ask(&publish_with(QOS_1, "t/a", id, &bytes![0x02, Be32(0)], b"over"), &ack(PUBACK, id));
+    }
+    published(&mut from, QOS_1, "t/a", b"good", 0);
+    let mut to = Wire::accepted(&broker, &one).0;
+    expect_publish(&mut to, QOS_1, "t/a", b"good");
+}
+
 /// 5.0 [MQTT-3.3.4-7].
 #[test]
 fn a_client_may_have_as_many_publications_under_way_as_connack_says_and_no_more() {

@@ -47,6 +47,28 @@ fn properties_are_passed_on_unaltered_and_in_order() {
     assert_eq!(sorted(&take_publish(&mut to).properties), wanted);
 }
 
+/// 5.0 [MQTT-3.3.2-6, MQTT-3.3.2-15, MQTT-3.3.2-16, MQTT-3.3.2-17, MQTT-3.3.2-20].
+#[test]
+fn properties_at_their_limits_are_passed_on() {
+    let broker = broker();
+    let mut wire = Wire::connect(&broker, V5, "limits");
+    wire.subscribe("t/a", 0);
+    let long = "x".repeat(65_535);
+    for properties in [
+        bytes![0x02, Be32(u32::MAX)],
+        bytes![0x03, ""],
+        bytes![0x09, Data(&[])],
+        bytes![0x26, "", ""],
+        bytes![0x03, &*long],
+        bytes![0x08, &*long],
+        bytes![0x09, Data(long.as_bytes())],
+        bytes![0x26, &*long, &*long],
+    ] {
+        wire.send(&publish_with(QOS_0, "t/a", 0, &properties, b"x"));
+        expect_publish_with(&mut wire, QOS_0, "t/a", &properties, b"x");
+    }
+}
+
 /// 5.0 [MQTT-3.3.2-4]. A broker may look into the payload; this one leaves it to the subscriber.
 #[test]
 fn a_payload_is_passed_on_whatever_its_format_says() {

@@ -63,6 +63,33 @@ fn a_wildcard_finds_all_retained_messages_at_the_lower_qos() {
     });
 }
 
+/// 3.1.1 [MQTT-3.3.1-6]; 5.0 [MQTT-3.3.1-9].
+#[test]
+fn more_retained_messages_than_the_window_takes_all_come() {
+    const COUNT: u16 = 300;
+    each_version(|version| {
+        let broker = broker();
+        let mut from = Wire::connect(&broker, version, "from");
+        for number in 0..COUNT {
+            from.send(&publish(version, QOS_1 | RETAIN, &format!("t/{number}"), number + 1, &number.to_be_bytes()));
+        }
+        for number in 0..COUNT {
+            from.expect(&ack_with(version, PUBACK, number + 1, NO_SUBSCRIBERS));
+        }
+        let mut to = Wire::connect(&broker, version, "to");
+        to.subscribe("t/+", 1);
+        let mut found = std::collections::BTreeSet::new();
+        while found.len() < COUNT.into() {
+            let message = take_publish(&mut to);
+            assert_eq!(message.first, QOS_1 | RETAIN);
+            assert_eq!(message.topic, format!("t/{}", u16::from_be_bytes([message.payload[0], message.payload[1]])));
+            to.send(&ack(PUBACK, message.id));
+            assert!(found.insert(message.topic), "twice");
+        }
+        expect_silence(&mut to);
+    });
+}
+
 /// 3.1.1 [MQTT-3.3.1-9]; 5.0 [MQTT-3.3.1-12].
 #[test]
 fn whoever_is_subscribed_already_gets_it_without_the_flag() {
