@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             let outcome = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
             self.turn.dropped += outcome.dropped as u64;
-            if outcome.copies > 0 {
+            if !routes.is_empty() {
                 code = ReasonCode::SUCCESS;
             }
             if let Some(mailbox) = outcome.hold {

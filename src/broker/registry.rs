@@ -290,10 +290,12 @@ impl Shared {
         let mut wakers = Vec::new();
         for delivery in inflight.into_iter().chain(mailbox.close()) {
             let via = delivery.via.clone();
-            if let Some(share) = via.as_ref().and_then(|via| via.share.as_deref())
-                && delivery.qos == QoS::AtLeastOnce
-            {
+            let Some(share) = via.as_ref().and_then(|via| via.share.as_deref()) else { continue };
+            if delivery.qos == QoS::AtLeastOnce {
                 self.router.redeliver(share, delivery, self.now(), &mut wakers);
+            } else {
+                // At QoS 2 the member may have it: another would be a second delivery [MQTT-4.8.2-5].
+                self.counters.dropped.add(1);
             }
         }
         wakers.into_iter().for_each(std::task::Waker::wake);

@@ -331,7 +331,7 @@ fn no_local_holds_after_a_reconnect_and_can_be_taken_back() {
     own.ask(&subscribe(V5, 1, "t/a", NO_LOCAL), &suback(V5, 0x90, 1, &[0]));
     own.disconnect();
     let (mut own, _) = Wire::accepted(&broker, &Connect::kept(V5, 1));
-    published(&mut own, QOS_1, "t/a", b"x", NO_SUBSCRIBERS);
+    published(&mut own, QOS_1, "t/a", b"x", 0);
     expect_silence(&mut own);
     own.subscribe("t/a", 0);
     published(&mut own, QOS_1, "t/a", b"y", 0);
