@@ -16,11 +16,12 @@ use axum::{Json, Router as Routes};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::counters::{Gate, Metrics};
+use super::counters::Gate;
 use super::documents::{self, Documents};
 use super::events;
 use super::limiter::Kind;
 use super::limits::LimitMetrics;
+use super::metrics;
 use super::sessions::{self, MOST, NotKicked, Which, WhichSubscriptions, timestamp};
 use super::{Error, Shared, unix_millis, with_causes};
 use crate::auth::admin::{MAX_TTL, audience};
@@ -54,7 +55,7 @@ pub(super) fn serve(
     tasks: &mut JoinSet<()>,
 ) -> Result<(SocketAddr, Readiness), Error> {
     let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
-    admin.registry().register_collector(Box::new(Metrics(shared.clone())));
+    metrics::register(admin.registry(), shared);
     admin.registry().register_collector(Box::new(LimitMetrics(shared.clone())));
     // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
     admin.readiness().set(shared.serves());

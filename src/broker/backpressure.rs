@@ -40,6 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn hold_for(&mut self, mailbox: Arc<Mailbox>, now: u64) {
         // Whoever waits for itself would wait for ever: its own acknowledgements are what it must read.
         if self.hold.is_none() && mailbox.session != self.mailbox.session {
+            self.turn.holds += 1;
             self.hold = Some(Hold { mailbox, ticket: None, checked: now });
         }
     }

@@ -210,14 +210,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         });
         match turn {
             Ok(again) => {
-                self.shared.counters.add(&mut self.turn);
+                self.shared.counters.add(&mut self.turn, self.session.inflight.len());
                 if again {
                     cx.waker().wake_by_ref();
                 }
                 Poll::Pending
             }
             Err(closing) => {
-                self.shared.counters.add(&mut self.turn);
+                self.shared.counters.add(&mut self.turn, self.session.inflight.len());
                 self.wake_subscribers();
                 Poll::Ready(closing)
             }
@@ -286,7 +286,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
                         Err(Closing::lost("the connection was closed"))
                     }
-                    Poll::Ready(Ok(())) => self.received(buffer.filled(), now).map(|()| true),
+                    Poll::Ready(Ok(())) => {
+                        self.turn.bytes_received += buffer.filled().len() as u32;
+                        self.received(buffer.filled(), now).map(|()| true)
+                    }
                 }
             })?;
             if !open {
@@ -325,6 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         {
             let Some(frame) = bytes.get(at..at + length) else { break };
             at += length;
+            self.turn.packets += 1;
             self.timers.last_seen = now;
             let packet = codec::decode_limited(frame, self.peer.version, properties)?;
             if matches!(packet, Packet::Publish(_)) {
@@ -421,7 +425,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.timers.blocked_since.get_or_insert(now);
                 return Ok(false);
             };
-            written?;
+            self.turn.bytes_sent += written? as u32;
             self.mailbox.made_progress(now);
             self.timers.blocked_since = (!self.outbox.is_empty()).then_some(now);
             if !more {
@@ -504,6 +508,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             will: self.will.take().filter(|_| will),
             successors: std::mem::take(&mut self.successors),
         };
+        self.shared.counters.add(&mut self.turn, 0);
         self.shared.release(&self.peer.client_id, &self.mailbox, leaving);
         // What is still in the outbox, the DISCONNECT last, gets a moment; a peer that does not read loses it.
         let rest = std::future::poll_fn(|cx| match self.outbox.poll_write(&mut self.socket, cx) {

@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 
-use super::Shared;
 use super::limits::Refusals;
 use crate::mqtt::Version;
+
+/// Upper bounds of the buckets of times, in seconds.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -83,7 +81,7 @@ impl Gate {
 }
 
 /// Since the start of the broker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     pub connections: AtomicU64,
     /// The most connections that were seen at a time.
@@ -91,9 +89,21 @@ pub struct Counters {
     pub connected: Count,
     /// Turns of connections that panicked.
     pub panics: Count,
-    pub received: Count,
-    pub sent: Count,
+    /// Publications, by QoS.
+    pub received: [Count; 3],
+    pub sent: [Count; 3],
     pub dropped: Count,
+    pub expired: Count,
+    pub packets: Count,
+    pub bytes_received: Count,
+    pub bytes_sent: Count,
+    /// Publishers that began to wait for a subscriber.
+    pub holds: Count,
+    /// Deliveries to connected clients that wait for an acknowledgement now.
+    pub in_flight: AtomicU64,
+    /// Seconds from accepting a socket to CONNACK, and of password checks.
+    pub handshakes: Histogram,
+    pub password_checks: Histogram,
     /// By action.
     pub denied: Tally,
     /// Connections that did not come about, by reason.
@@ -112,73 +122,72 @@ pub struct Counters {
     pub limited: Refusals,
 }
 
-/// The counters of one turn of one connection.
-#[derive(Debug, Default)]
-pub struct Turn {
-    pub received: u64,
-    pub sent: u64,
-    pub dropped: u64,
-}
-
-impl Counters {
-    /// Adds what a turn counted.
-    pub fn add(&self, turn: &mut Turn) {
-        self.received.add(turn.received);
-        self.sent.add(turn.sent);
-        self.dropped.add(turn.dropped);
-        *turn = Turn::default();
+impl Default for Counters {
+    fn default() -> Self {
+        let histogram = || Histogram::new(SECONDS);
+        Self {
+            connections: AtomicU64::default(),
+            most_connections: AtomicU64::default(),
+            connected: Count::default(),
+            panics: Count::default(),
+            received: Default::default(),
+            sent: Default::default(),
+            dropped: Count::default(),
+            expired: Count::default(),
+            packets: Count::default(),
+            bytes_received: Count::default(),
+            bytes_sent: Count::default(),
+            holds: Count::default(),
+            in_flight: AtomicU64::default(),
+            handshakes: histogram(),
+            password_checks: histogram(),
+            denied: Tally::default(),
+            refusals: Tally::default(),
+            disconnects: Tally::default(),
+            violations: Tally::default(),
+            authentications: Tally::default(),
+            admin_refusals: Tally::default(),
+            suppressed: Tally::default(),
+            limited: Refusals::default(),
+        }
     }
 }
 
-/// Reads the counters when `/metrics` is asked.
-#[derive(Debug)]
-pub struct Metrics(pub Arc<Shared>);
+/// The counters of one turn of one connection; a turn reads and writes a bounded number of bytes.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Publications, by QoS.
+    pub received: [u32; 3],
+    pub sent: [u32; 3],
+    pub dropped: u64,
+    pub expired: u32,
+    pub packets: u32,
+    pub bytes_received: u32,
+    pub bytes_sent: u32,
+    pub holds: u32,
+    /// Deliveries in flight, as they were counted last.
+    in_flight: u32,
+}
 
-impl Collector for Metrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let c = &self.0.counters;
-        let counters = [
-            ("mqtt_connects", "Connections accepted", c.connected.get()),
-            ("mqtt_panics", "Mistakes of the broker that cost a client its connection", c.panics.get()),
-            ("mqtt_messages_received", "Publications received from clients", c.received.get()),
-            ("mqtt_messages_sent", "Publications sent to clients", c.sent.get()),
-            ("mqtt_messages_dropped", "Messages that a limit cost", c.dropped.get()),
-        ];
-        for (name, help, value) in counters {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+impl Counters {
+    /// Adds what a turn counted. `in_flight`: deliveries that wait for the client's acknowledgement now.
+    pub fn add(&self, turn: &mut Turn, in_flight: usize) {
+        for qos in 0..3 {
+            self.received[qos].add(turn.received[qos].into());
+            self.sent[qos].add(turn.sent[qos].into());
         }
-        let tallies = [
-            ("mqtt_connects_refused", "Connections refused, by reason", "reason", &c.refusals),
-            ("mqtt_disconnects", "Connections that ended, by reason", "reason", &c.disconnects),
-            ("mqtt_protocol_violations", "Broken statements of the specification, by id", "id", &c.violations),
-            ("mqtt_denies", "What no rule allowed, by action", "action", &c.denied),
-            ("mqtt_authentications", "Clients let in, by method", "method", &c.authentications),
-            ("mqtt_log_lines_suppressed", "Log lines left out, by kind", "kind", &c.suppressed),
-            ("mqtt_admin_refused", "Requests refused at the admin port, by reason", "reason", &c.admin_refusals),
-        ];
-        for (name, help, label, tally) in tallies {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (value, count) in tally.get() {
-                ConstCounter::new(count).encode(family.encode_family(&[(label, value)])?)?;
-            }
+        self.dropped.add(turn.dropped);
+        self.expired.add(turn.expired.into());
+        self.packets.add(turn.packets.into());
+        self.bytes_received.add(turn.bytes_received.into());
+        self.bytes_sent.add(turn.bytes_sent.into());
+        self.holds.add(turn.holds.into());
+        let in_flight = in_flight as u32;
+        if in_flight != turn.in_flight {
+            // Modulo 2^64, so that less is a subtraction.
+            let change = u64::from(in_flight).wrapping_sub(turn.in_flight.into());
+            self.in_flight.fetch_add(change, Ordering::Relaxed);
         }
-        let retained = self.0.store.retained.lock().map_or(0, |retained| retained.len());
-        let gauges = [
-            ("mqtt_connections", "Clients connected now", c.connections.load(Ordering::Relaxed) as i64),
-            ("mqtt_sessions", "Sessions, of clients connected and away", self.0.registry.len() as i64),
-            ("mqtt_retained_messages", "Retained messages", retained as i64),
-        ];
-        for (name, help, value) in gauges {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        let help = "Whether clients can connect to a listener: with TLS that takes a certificate";
-        let mut family = encoder.encode_descriptor("mqtt_listener_serves", help, None, MetricType::Gauge)?;
-        for entrance in &self.0.entrances {
-            let gauge = ConstGauge::new(i64::from(entrance.serves()));
-            gauge.encode(family.encode_family(&[("listener", entrance.name.as_str())])?)?;
-        }
-        Ok(())
+        *turn = Turn { in_flight, ..Turn::default() };
     }
 }

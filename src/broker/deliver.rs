@@ -89,6 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes a delivery to the client, unless it has expired or the client does not accept its size.
     pub(super) fn deliver(&mut self, delivery: &Delivery) {
         if delivery.message.expires_at.is_some_and(|at| at <= unix_millis()) {
+            self.turn.expired += 1;
             return;
         }
         let mut alias = self.aliases.as_mut().and_then(|aliases| aliases.of(delivery.message.topic_bytes()));
@@ -106,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
         self.write_delivery(delivery, packet_id, false, alias);
-        self.turn.sent += 1;
+        self.turn.sent[delivery.qos as usize] += 1;
     }
 
     fn fits(&self, delivery: &Delivery, alias: Option<Alias>) -> bool {

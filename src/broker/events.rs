@@ -33,6 +33,8 @@ pub struct Arrival {
     pub gate: Arc<Gate>,
     /// Whether the client has shown a certificate, which was verified.
     pub certificate: bool,
+    /// When it came.
+    pub since: Instant,
     /// When its CONNECT must be complete.
     pub deadline: Instant,
 }
@@ -42,7 +44,8 @@ impl Arrival {
     pub fn now(address: SocketAddr, gate: Arc<Gate>) -> Self {
         // A socket for both address families says `::ffff:192.0.2.1` for 192.0.2.1.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        Self { address, gate, certificate: false, deadline: Instant::now() + CONNECT_WITHIN }
+        let since = Instant::now();
+        Self { address, gate, certificate: false, since, deadline: since + CONNECT_WITHIN }
     }
 }
 
@@ -71,6 +74,7 @@ pub fn admits(shared: &Shared, kind: Kind, subject: &(impl Hash + ?Sized)) -> bo
 pub fn connected(shared: &Shared, peer: &Peer, arrival: &Arrival, session_present: bool) {
     let Peer { client_id, identity, version, .. } = peer;
     shared.counters.authentications.add(identity.method());
+    shared.counters.handshakes.observe(arrival.since.elapsed().as_secs_f64());
     let principal = &identity.principal;
     if is_probe(client_id, principal) {
         tracing::debug!(%client_id, address = %arrival.address, "connected");

@@ -256,8 +256,10 @@ async fn authenticate(
             let Some(_waiting) = shared.passwords.enter() else {
                 return Err(busy("too many passwords wait to be checked"));
             };
+            let since = std::time::Instant::now();
             let Ok(_permit) = shared.passwords.checks.acquire().await else { return Err(busy("shutting down")) };
             let checked = tokio::task::spawn_blocking(move || check.verify()).await;
+            shared.counters.password_checks.observe(since.elapsed().as_secs_f64());
             checked.unwrap_or_else(|_| Err(busy("the password check failed")))
         }
     }

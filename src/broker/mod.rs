@@ -20,6 +20,7 @@ mod limits;
 mod linger;
 mod listener;
 mod mailbox;
+mod metrics;
 mod outbox;
 pub mod proxy;
 mod publish;
@@ -149,8 +150,8 @@ impl Shared {
             listeners: self.entrances.iter().map(|entrance| entrance.report()).collect(),
             connections: c.connections.load(Ordering::Relaxed),
             sessions: self.registry.len() as u64,
-            messages_received: c.received.get(),
-            messages_sent: c.sent.get(),
+            messages_received: metrics::total(&c.received),
+            messages_sent: metrics::total(&c.sent),
             messages_dropped: c.dropped.get(),
             messages_denied: c.denied.total(),
         }

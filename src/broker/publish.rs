@@ -130,7 +130,7 @@ pub(super) fn hash(bytes: &[u8]) -> usize {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn on_publish(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
-        self.turn.received += 1;
+        self.turn.received[publish.qos as usize] += 1;
         let Some(alias) = publish.properties.topic_alias else { return self.take_publish(publish, now) };
         let topic = self.publisher.aliases.resolve(alias, publish.topic, self.shared.limits.max_topic_aliases)?;
         self.take_publish(&Publish { topic: &topic, ..publish.clone() }, now)

@@ -96,6 +96,13 @@ impl Registry {
         self.lock().len()
     }
 
+    /// How many clients are connected, and the mailboxes of all sessions.
+    pub fn mailboxes(&self) -> (usize, Vec<Arc<Mailbox>>) {
+        let clients = self.lock();
+        let online = clients.values().filter(|entry| entry.online).count();
+        (online, clients.values().map(|entry| entry.mailbox.clone()).collect())
+    }
+
     /// Tells every connection to end, and lets no other in.
     pub fn close_all(&self, reason: ReasonCode) {
         let clients = self.lock();

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Shared, unix_millis};
+use super::{Shared, metrics, unix_millis};
 use crate::mqtt::QoS;
 use crate::mqtt::packet::Publish;
 use crate::mqtt::property::PublishProperties;
@@ -111,8 +111,8 @@ impl Shared {
             maximum: c.most_connections.fetch_max(connected, Ordering::Relaxed).max(connected),
             subscriptions: self.router.subscriptions(),
             retained: self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
-            received: c.received.get(),
-            sent: c.sent.get(),
+            received: metrics::total(&c.received),
+            sent: metrics::total(&c.sent),
             dropped: c.dropped.get(),
             denied: c.denied.total(),
         }

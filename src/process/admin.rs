@@ -13,6 +13,7 @@ use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use super::usage::Usage;
 use super::{Shutdown, listen};
 
 /// How long an answer that is under way at shutdown may take.
@@ -45,7 +46,9 @@ pub struct Admin {
 pub fn bind(address: SocketAddr) -> io::Result<Admin> {
     let listener = listen(address)?;
     let address = listener.local_addr()?;
-    Ok(Admin { listener, address, readiness: Readiness::default(), registry: Registry::default() })
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Usage));
+    Ok(Admin { listener, address, readiness: Readiness::default(), registry })
 }
 
 impl Admin {

@@ -8,6 +8,7 @@ pub mod listen;
 pub mod logs;
 pub mod memory;
 pub mod shutdown;
+mod usage;
 
 pub use admin::{Admin, Readiness};
 pub use listen::listen;

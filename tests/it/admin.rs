@@ -10,6 +10,7 @@ use mqtt_operator::mqtt::packet::SubscriptionOptions;
 use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Broker, await_until, open, signing_key, unix_seconds};
 use crate::up::running::{Up, Watched, mqttctl, run, succeed};
@@ -352,6 +353,126 @@ async fn denies_are_kept_with_who_and_what() {
 
 async fn metrics(broker: &Broker) -> String {
     reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap()
+}
+
+/// The value of the one line with this name and these labels.
+fn value(metrics: &str, series: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened_and_name_nobody() {
+    let broker = Broker::start();
+    let (subscriber, mut incoming) = broker.connect(1, Version::V5).await;
+    subscriber.subscribe(&[("t/secretive/#", at(QoS::ExactlyOnce))]).await.unwrap();
+    let (publisher, _incoming) = broker.connect(2, Version::V311).await;
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        publisher.publish(&Message::new("t/secretive/a", "x", qos)).await.unwrap();
+        incoming.next().await.unwrap().unwrap();
+    }
+    publisher.publish(&Message { retain: true, ..Message::new("t/kept", "xyz", QoS::AtLeastOnce) }).await.unwrap();
+    let (away, _, _) = client::connect(&persistent(&broker, 3, Version::V5)).await.unwrap();
+    away.subscribe(&[("t/other", at(QoS::AtLeastOnce))]).await.unwrap();
+    away.disconnect(ReasonCode::SUCCESS).await.unwrap();
+    publisher.publish(&Message::new("t/other", "x", QoS::AtLeastOnce)).await.unwrap();
+    assert!(client::connect(&client::Options::new(broker.address(), "stranger")).await.is_err());
+    // An unknown packet type is no CONNECT.
+    let mut raw = tokio::net::TcpStream::connect(broker.address()).await.unwrap();
+    raw.write_all(&[0xF0, 0]).await.unwrap();
+    let _ = raw.read_to_end(&mut Vec::new()).await;
+
+    let expected = [
+        (r#"mqtt_connections{listener="mqtt",version="5.0"}"#, 1.0),
+        (r#"mqtt_connections{listener="mqtt",version="3.1.1"}"#, 1.0),
+        (r#"mqtt_connects_total{listener="mqtt",version="5.0"}"#, 2.0),
+        (r#"mqtt_connects_refused_total{reason="not authorized"}"#, 1.0),
+        (r#"mqtt_disconnects_total{reason="goodbye"}"#, 1.0),
+        (r#"mqtt_protocol_violations_total{id="MQTT-3.1.0-1"}"#, 1.0),
+        (r#"mqtt_authentications_total{method="password"}"#, 3.0),
+        (r#"mqtt_messages_received_total{qos="0"}"#, 1.0),
+        (r#"mqtt_messages_received_total{qos="1"}"#, 3.0),
+        (r#"mqtt_messages_received_total{qos="2"}"#, 1.0),
+        (r#"mqtt_messages_sent_total{qos="2"}"#, 1.0),
+        (r#"mqtt_sessions{state="online"}"#, 2.0),
+        (r#"mqtt_sessions{state="away"}"#, 1.0),
+        ("mqtt_queued_messages", 1.0),
+        ("mqtt_in_flight", 0.0),
+        ("mqtt_subscriptions", 2.0),
+        ("mqtt_retained_messages", 1.0),
+        ("mqtt_handshake_seconds_count", 3.0),
+        ("mqtt_password_check_seconds_count", 3.0),
+    ];
+    let text = await_until(DEADLINE, "the right figures", async || {
+        let text = metrics(&broker).await;
+        let wrong: Vec<_> = expected.iter().map(|(series, _)| (*series, value(&text, series))).collect();
+        if expected.iter().all(|(series, n)| value(&text, series) == Some(*n)) { Ok(text) } else { Err(wrong) }
+    })
+    .await;
+    check_form(&text);
+}
+
+/// What holds for every line of metrics, whatever happened.
+fn check_form(text: &str) {
+    for series in [
+        "mqtt_bytes_received_total",
+        "mqtt_bytes_sent_total",
+        "mqtt_packets_received_total",
+        "mqtt_queued_bytes",
+        "mqtt_retained_bytes",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+    ] {
+        assert!(value(text, series).is_some_and(|it| it > 0.0), "{series}: {text}");
+    }
+    assert!(value(text, "process_cpu_seconds_total").is_some(), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+
+    let allowed = ["listener", "version", "reason", "id", "method", "qos", "state", "action", "kind", "limit", "le"];
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, number) = line.rsplit_once(' ').unwrap();
+        assert!(number.parse::<f64>().is_ok(), "{line}");
+        assert!(series.starts_with("mqtt_") || series.starts_with("process_"), "{line}");
+        let labels = series.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
+        for label in labels.split("\",").filter(|label| !label.is_empty()) {
+            assert!(allowed.contains(&label.split_once('=').unwrap().0), "{line}");
+        }
+        for secret in ["u1", "u2", "u3", "stranger", "secretive", "kept", "127.0.0.1"] {
+            assert!(!line.contains(secret), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn log_lines_of_a_noisy_client_are_left_out_and_counted() {
+    let broker = Broker::start();
+    let (client, _incoming) = broker.connect(1, Version::V5).await;
+    for _ in 0..50 {
+        client.publish(&Message::new("elsewhere", "x", QoS::AtLeastOnce)).await.unwrap();
+    }
+    await_until(Duration::from_secs(30), "the number of lines that were left out", async || {
+        let text = metrics(&broker).await;
+        let left_out = value(&text, r#"mqtt_log_lines_suppressed_total{kind="denied"}"#);
+        if left_out.is_some_and(|n| (30.0..=40.0).contains(&n)) { Ok(()) } else { Err(left_out) }
+    })
+    .await;
+    assert_eq!(value(&metrics(&broker).await, r#"mqtt_denies_total{action="publish"}"#), Some(50.0));
+}
+
+#[test]
+fn a_probe_leaves_no_warning_and_a_stranger_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let up = Up::sample(directory.path(), "thermometer");
+    for _ in 0..3 {
+        let mut endpoint = up.mqttctl();
+        endpoint.arg("endpoint");
+        succeed(endpoint);
+    }
+    let stranger = format!("mosquitto_pub -h 127.0.0.1 -p {} -t t -m x", up.port);
+    assert_ne!(run(up.shell(&stranger)).0, Some(0));
+    up.process.line_with("not connected");
+    let warnings = up.process.lines().iter().filter(|line| line.contains("not connected")).count();
+    assert_eq!(warnings, 1, "{:#?}", up.process.lines());
+    up.stop();
 }
 
 #[test]
