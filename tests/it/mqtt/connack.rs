@@ -128,7 +128,7 @@ fn topic_aliases_are_taken_up_to_the_maximum_that_is_announced() {
     }
 }
 
-/// 5.0 [MQTT-4.13.1-1].
+/// 5.0 [MQTT-3.3.4-7].
 #[test]
 fn as_many_flows_as_announced_are_taken_at_a_time() {
     let broker = broker_with(|config| config.limits.max_inflight = 2);

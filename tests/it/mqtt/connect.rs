@@ -469,11 +469,15 @@ fn neither_dripping_bytes_nor_deliveries_keep_a_client_alive() {
     let start = Instant::now();
     let mut dripping = VERSIONS.map(|version| connect(version, "dripping"));
     let mut hearing = VERSIONS.map(|version| connect(version, "hearing"));
-    hearing.iter_mut().for_each(|wire| wire.subscribe("t/a", 0));
-    dripping.iter_mut().for_each(|wire| wire.send(&[0x30, 0xFF, 0x01]));
+    for (hears, drips) in hearing.iter_mut().zip(&mut dripping) {
+        hears.subscribe("t/a", 0);
+        drips.send(&[0x30, 0xFF, 0x01]);
+    }
     let mut publisher = Wire::connect(&broker, Version::V311, "pub");
     while !dripping.iter_mut().all(Wire::has_ended) || !hearing.iter_mut().all(Wire::has_ended) {
-        dripping.iter_mut().for_each(|wire| wire.send(&[0]));
+        for wire in &mut dripping {
+            wire.send(&[0]);
+        }
         publisher.send(&publish(Version::V311, 0x30, "t/a", 0, b"x"));
         assert!(start.elapsed() < DEADLINE, "still alive");
     }

@@ -100,7 +100,7 @@ fn disconnect_of_the_broker_is_no_larger_than_the_client_accepts() {
     wire.expect_close();
 }
 
-/// 5.0 [MQTT-3.14.4-3].
+/// 5.0 [MQTT-3.1.2-23, MQTT-4.1.0-2].
 #[test]
 fn the_session_expiry_can_be_changed_at_disconnect() {
     let broker = broker();

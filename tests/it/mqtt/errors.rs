@@ -83,7 +83,6 @@ fn the_reason_of_a_disconnect_tells_a_malformed_packet_from_a_protocol_error() {
 }
 
 /// What a subscriber does not get is no error of its connection.
-/// 5.0 [MQTT-4.13.1-1].
 #[test]
 fn a_request_that_is_denied_does_not_end_the_connection() {
     let broker = broker();

@@ -17,9 +17,6 @@
 //! });
 //! ```
 
-// A vocabulary: that a word is not used yet says nothing.
-#![allow(dead_code, unused_macros, unused_imports)]
-
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
@@ -569,7 +566,9 @@ impl Wire {
         assert_eq!(first, 0xE0, "DISCONNECT, not {first:#04x} {}", hex(&body));
         let code = body.first().copied().unwrap_or(0);
         assert_eq!(code, reason, "DISCONNECT with {code:#04x} instead of {reason:#04x}");
-        if body.len() > 1 { Properties::parse(&body[1..]) } else { Properties::default() }
+        let properties = if body.len() > 1 { Properties::parse(&body[1..]) } else { Properties::default() };
+        assert_eq!(properties.get(0x11), None, "a session expiry is for clients to say");
+        properties
     }
 
     /// CONNECT is refused with this code (`code_3` in 3.x) and the connection closed; answers the CONNACK.
