@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::messages::*;
 use super::wire::*;
+use crate::support::Broker;
 
 const V5: Version = Version::V5;
 
@@ -15,9 +16,8 @@ fn sorted(properties: &Properties) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[track_caller]
-fn refused(properties: &[u8], reason: u8) {
-    let broker = broker();
-    let mut wire = Wire::connect(&broker, V5, "bad");
+fn refused(broker: &Broker, properties: &[u8], reason: u8) {
+    let mut wire = Wire::connect(broker, V5, "bad");
     wire.send(&publish_with(QOS_1, "t/a", 1, properties, b"x"));
     wire.expect_refusal(reason);
 }
@@ -97,50 +97,55 @@ fn properties_are_not_sent_to_subscribers_of_3_x() {
 /// 5.0 [MQTT-3.3.2-14].
 #[test]
 fn a_response_topic_with_a_wildcard_ends_the_connection() {
+    let broker = broker();
     for topic in ["t/+", "#", "a/#", "a+"] {
-        refused(&bytes![0x08, topic], 0x82);
+        refused(&broker, &bytes![0x08, topic], 0x82);
     }
 }
 
 /// 5.0 [MQTT-3.3.2-13, MQTT-3.3.2-19].
 #[test]
 fn properties_that_are_not_text_end_the_connection() {
+    let broker = broker();
     for bad in [&b"\xFF"[..], b"a\0", b"\xED\xA0\x80"] {
-        refused(&bytes![0x08, Data(bad)], 0x81);
-        refused(&bytes![0x03, Data(bad)], 0x81);
-        refused(&bytes![0x26, Data(bad), "a"], 0x81);
-        refused(&bytes![0x26, "a", Data(bad)], 0x81);
+        refused(&broker, &bytes![0x08, Data(bad)], 0x81);
+        refused(&broker, &bytes![0x03, Data(bad)], 0x81);
+        refused(&broker, &bytes![0x26, Data(bad), "a"], 0x81);
+        refused(&broker, &bytes![0x26, "a", Data(bad)], 0x81);
     }
 }
 
 /// 5.0 [MQTT-3.3.4-6].
 #[test]
 fn a_subscription_identifier_of_a_client_ends_the_connection() {
+    let broker = broker();
     for identifier in [1, 268_435_455] {
-        refused(&bytes![0x0B, Var(identifier)], 0x82);
+        refused(&broker, &bytes![0x0B, Var(identifier)], 0x82);
     }
 }
 
 /// 5.0 [MQTT-4.13.1-1].
 #[test]
 fn a_property_that_occurs_twice_ends_the_connection() {
+    let broker = broker();
     for property in
         [bytes![0x01, 1], bytes![0x02, Be32(9)], bytes![0x03, "a"], bytes![0x08, "a"], bytes![0x09, Data(b"a")]]
     {
-        refused(&bytes![&property, &property], 0x82);
+        refused(&broker, &bytes![&property, &property], 0x82);
     }
 }
 
 /// 5.0 [MQTT-4.13.1-1].
 #[test]
 fn a_property_of_other_packets_ends_the_connection() {
+    let broker = broker();
     let properties = [bytes![0x11, Be32(1)], bytes![0x21, Be16(1)], bytes![0x1F, "why"], bytes![0x28, 1], bytes![0x7F]];
     for property in properties {
-        refused(&property, 0x81);
+        refused(&broker, &property, 0x81);
     }
     // An identifier in two bytes, which says 1 in a longer way than it has to.
-    refused(&[0x81, 0x00, 1], 0x81);
-    refused(&bytes![0x01, 2], 0x82);
+    refused(&broker, &[0x81, 0x00, 1], 0x81);
+    refused(&broker, &bytes![0x01, 2], 0x82);
 }
 
 /// 5.0 [MQTT-4.13.1-1].

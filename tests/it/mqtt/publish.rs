@@ -2,12 +2,12 @@
 
 use super::messages::*;
 use super::wire::*;
+use crate::support::Broker;
 
 /// Sends these bytes as a new client, which must be told `reason` and closed.
 #[track_caller]
-fn refused(version: Version, bytes: &[u8], reason: u8) {
-    let broker = broker();
-    let mut wire = Wire::connect(&broker, version, "bad");
+fn refused(broker: &Broker, version: Version, bytes: &[u8], reason: u8) {
+    let mut wire = Wire::connect(broker, version, "bad");
     wire.expect_nothing();
     wire.send(bytes);
     wire.expect_refusal(reason);
@@ -16,9 +16,10 @@ fn refused(version: Version, bytes: &[u8], reason: u8) {
 /// 3.1.1 [MQTT-3.3.1-4]; 5.0 [MQTT-3.3.1-4].
 #[test]
 fn quality_of_service_3_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for flags in [0x06, 0x07, 0x0E, 0x0F] {
-            refused(version, &packet![0x30 | flags; "t/a", Be16(1), no_props(version), b"x"], 0x81);
+            refused(&broker, version, &packet![0x30 | flags; "t/a", Be16(1), no_props(version), b"x"], 0x81);
         }
     });
 }
@@ -26,28 +27,31 @@ fn quality_of_service_3_ends_the_connection() {
 /// 3.1.1 [MQTT-3.3.1-2]; 5.0 [MQTT-3.3.1-2].
 #[test]
 fn a_duplicate_at_qos_0_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
-        refused(version, &publish(version, QOS_0 | DUP, "t/a", 0, b"x"), 0x81);
-        refused(version, &publish(version, QOS_0 | DUP | RETAIN, "t/a", 0, b"x"), 0x81);
+        refused(&broker, version, &publish(version, QOS_0 | DUP, "t/a", 0, b"x"), 0x81);
+        refused(&broker, version, &publish(version, QOS_0 | DUP | RETAIN, "t/a", 0, b"x"), 0x81);
     });
 }
 
 /// 3.1.1 [MQTT-2.3.1-1]; 5.0 [MQTT-2.2.1-3].
 #[test]
 fn packet_identifier_0_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
-        refused(version, &publish(version, QOS_1, "t/a", 0, b"x"), 0x81);
-        refused(version, &publish(version, QOS_2, "t/a", 0, b"x"), 0x81);
+        refused(&broker, version, &publish(version, QOS_1, "t/a", 0, b"x"), 0x81);
+        refused(&broker, version, &publish(version, QOS_2, "t/a", 0, b"x"), 0x81);
     });
 }
 
 /// 3.1.1 [MQTT-3.3.2-2, MQTT-4.7.1-1]; 5.0 [MQTT-3.3.2-2, MQTT-4.7.0-1].
 #[test]
 fn a_wildcard_in_a_topic_name_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for topic in ["t/+", "t/#", "+", "#", "t/+/a", "t/a#", "t/a+b", "$SYS/#"] {
             for first in [QOS_0, QOS_1, QOS_2] {
-                refused(version, &publish(version, first, topic, 1, b"x"), 0x90);
+                refused(&broker, version, &publish(version, first, topic, 1, b"x"), 0x90);
             }
         }
     });
@@ -56,9 +60,10 @@ fn a_wildcard_in_a_topic_name_ends_the_connection() {
 /// 3.1.1 [MQTT-4.7.3-1]; 5.0 [MQTT-4.7.3-1].
 #[test]
 fn an_empty_topic_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for first in [QOS_0, QOS_1, QOS_2] {
-            refused(version, &publish(version, first, "", 1, b"x"), 0x82);
+            refused(&broker, version, &publish(version, first, "", 1, b"x"), 0x82);
         }
     });
 }
@@ -66,12 +71,13 @@ fn an_empty_topic_ends_the_connection() {
 /// 3.1.1 [MQTT-3.3.2-1, MQTT-4.7.3-2]; 5.0 [MQTT-3.3.2-1, MQTT-4.7.3-2].
 #[test]
 fn a_topic_that_is_not_text_ends_the_connection() {
+    let broker = broker();
     // U+0000, a lone continuation byte, an overlong slash, a surrogate, beyond the last code point, half a character.
     let topics: [&[u8]; 6] =
         [b"t/\0", b"t/\x80", b"t/\xC0\xAF", b"t/\xED\xA0\x80", b"t/\xF4\x90\x80\x80", b"t/\xE2\x82"];
     each_version(|version| {
         for topic in topics {
-            refused(version, &packet![0x30; Data(topic), no_props(version), b"x"], 0x81);
+            refused(&broker, version, &packet![0x30; Data(topic), no_props(version), b"x"], 0x81);
         }
     });
 }
@@ -79,16 +85,17 @@ fn a_topic_that_is_not_text_ends_the_connection() {
 /// 3.1.1 [MQTT-3.3.2-1, MQTT-4.8.0-1]; 5.0 [MQTT-3.3.2-1, MQTT-4.13.1-1].
 #[test]
 fn a_publish_that_ends_too_early_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
-        refused(version, &packet![0x30], 0x81);
-        refused(version, &packet![0x30; 0], 0x81);
-        refused(version, &packet![0x30; Be16(4), b"t/a"], 0x81);
-        refused(version, &packet![0x32; "t/a"], 0x81);
-        refused(version, &packet![0x32; "t/a", 1], 0x81);
+        refused(&broker, version, &packet![0x30], 0x81);
+        refused(&broker, version, &packet![0x30; 0], 0x81);
+        refused(&broker, version, &packet![0x30; Be16(4), b"t/a"], 0x81);
+        refused(&broker, version, &packet![0x32; "t/a"], 0x81);
+        refused(&broker, version, &packet![0x32; "t/a", 1], 0x81);
     });
     // 5.0 ends with its properties at the earliest.
-    refused(Version::V5, &packet![0x30; "t/a"], 0x81);
-    refused(Version::V5, &packet![0x30; "t/a", 3, 0x01, 1], 0x81);
+    refused(&broker, Version::V5, &packet![0x30; "t/a"], 0x81);
+    refused(&broker, Version::V5, &packet![0x30; "t/a", 3, 0x01, 1], 0x81);
 }
 
 /// 3.1.1 [MQTT-3.3.4-1]; 5.0 [MQTT-3.3.4-1].

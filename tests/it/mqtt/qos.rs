@@ -96,9 +96,9 @@ fn deliveries_under_way_have_different_identifiers() {
             // Some are finished meanwhile, so that there are gaps.
             if number % 7 == 0 {
                 if first == QOS_1 {
-                    to.send(&ack(PUBACK, id))
+                    to.send(&ack(PUBACK, id));
                 } else {
-                    complete(&mut to, id)
+                    complete(&mut to, id);
                 }
                 ids.remove(&id);
             }

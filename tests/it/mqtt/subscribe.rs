@@ -2,14 +2,14 @@
 
 use super::messages::*;
 use super::wire::*;
+use crate::support::Broker;
 
 const V5: Version = Version::V5;
 const NO_LOCAL: u8 = 0x04;
 
 #[track_caller]
-fn refused(version: Version, bytes: &[u8], reason: u8) {
-    let broker = broker();
-    let mut wire = Wire::connect(&broker, version, "bad");
+fn refused(broker: &Broker, version: Version, bytes: &[u8], reason: u8) {
+    let mut wire = Wire::connect(broker, version, "bad");
     wire.send(bytes);
     wire.expect_refusal(reason);
 }
@@ -31,15 +31,15 @@ fn identifiers(message: &Published) -> Vec<u32> {
 /// 3.1.1 [MQTT-3.8.1-1]; 5.0 [MQTT-3.8.1-1].
 #[test]
 fn a_subscribe_with_other_flags_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for flags in (0..16).filter(|flags| *flags != 0x02) {
             // In 3.1 a SUBSCRIBE that is sent again carries DUP.
             if version != Version::V31 || flags != 0x0A {
-                refused(version, &packet![0x80 | flags; Be16(1), no_props(version), "t/a", 0], 0x81);
+                refused(&broker, version, &packet![0x80 | flags; Be16(1), no_props(version), "t/a", 0], 0x81);
             }
         }
     });
-    let broker = broker();
     let mut wire = Wire::connect(&broker, Version::V31, "again");
     wire.ask(&packet![0x8A; Be16(1), "t/a", 1], &[0x90, 3, 0, 1, 1]);
 }
@@ -47,21 +47,24 @@ fn a_subscribe_with_other_flags_ends_the_connection() {
 /// 3.1.1 [MQTT-2.3.1-1]; 5.0 [MQTT-2.2.1-3].
 #[test]
 fn packet_identifier_0_ends_the_connection() {
-    each_version(|version| refused(version, &subscribe(version, 0, "t/a", 0), 0x81));
+    let broker = broker();
+    each_version(|version| refused(&broker, version, &subscribe(version, 0, "t/a", 0), 0x81));
 }
 
 /// 3.1.1 [MQTT-3.8.3-3]; 5.0 [MQTT-3.8.3-2].
 #[test]
 fn a_subscribe_without_a_filter_ends_the_connection() {
-    each_version(|version| refused(version, &packet![0x82; Be16(1), no_props(version)], 0x82));
+    let broker = broker();
+    each_version(|version| refused(&broker, version, &packet![0x82; Be16(1), no_props(version)], 0x82));
 }
 
 /// 3.1.1 [MQTT-3.8.3-1]; 5.0 [MQTT-3.8.3-1].
 #[test]
 fn a_filter_that_is_not_text_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for filter in [&b"t/\xFF"[..], b"t/\xED\xA0\x80", b"t/\xC1\x81", b"t/\0"] {
-            refused(version, &packet![0x82; Be16(1), no_props(version), Data(filter), 0], 0x81);
+            refused(&broker, version, &packet![0x82; Be16(1), no_props(version), Data(filter), 0], 0x81);
         }
     });
 }
@@ -69,37 +72,40 @@ fn a_filter_that_is_not_text_ends_the_connection() {
 /// 3.1.1 [MQTT-3.8.3-4]; 5.0 [MQTT-3.8.3-5].
 #[test]
 fn reserved_bits_of_the_options_end_the_connection() {
+    let broker = broker();
     each_version(|version| {
         let reserved: &[u8] = if version == V5 { &[0x40, 0x80, 0xC0, 0x41] } else { &[0x04, 0x08, 0x10, 0x40, 0x81] };
         for options in reserved {
-            refused(version, &subscribe(version, 1, "t/a", *options), 0x81);
+            refused(&broker, version, &subscribe(version, 1, "t/a", *options), 0x81);
         }
         // QoS 3, alone and after a filter that is in order.
-        refused(version, &subscribe(version, 1, "t/a", 3), 0x82);
-        refused(version, &packet![0x82; Be16(1), no_props(version), "t/a", 1, "t/b", 3], 0x82);
+        refused(&broker, version, &subscribe(version, 1, "t/a", 3), 0x82);
+        refused(&broker, version, &packet![0x82; Be16(1), no_props(version), "t/a", 1, "t/b", 3], 0x82);
     });
-    refused(V5, &subscribe(V5, 1, "t/a", 0x30), 0x82);
+    refused(&broker, V5, &subscribe(V5, 1, "t/a", 0x30), 0x82);
 }
 
 /// 3.1.1 [MQTT-4.8.0-1]; 5.0 [MQTT-4.13.1-1].
 #[test]
 fn a_subscribe_that_ends_too_early_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         let none = no_props(version);
-        refused(version, &packet![0x82], 0x81);
-        refused(version, &packet![0x82; 0], 0x81);
-        refused(version, &packet![0x82; Be16(1), &none, "t/a"], 0x81);
-        refused(version, &packet![0x82; Be16(1), &none, Be16(4), b"t/a"], 0x81);
-        refused(version, &packet![0x82; Be16(1), &none, "t/a", 0, 0], 0x81);
+        refused(&broker, version, &packet![0x82], 0x81);
+        refused(&broker, version, &packet![0x82; 0], 0x81);
+        refused(&broker, version, &packet![0x82; Be16(1), &none, "t/a"], 0x81);
+        refused(&broker, version, &packet![0x82; Be16(1), &none, Be16(4), b"t/a"], 0x81);
+        refused(&broker, version, &packet![0x82; Be16(1), &none, "t/a", 0, 0], 0x81);
     });
 }
 
 /// 3.1.1 [MQTT-4.7.1-2, MQTT-4.7.1-3, MQTT-4.7.3-1]; 5.0 [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1].
 #[test]
 fn a_malformed_filter_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for filter in ["", "t/#/a", "t#", "#/t", "##", "t/##", "t+", "+t", "t/+a/b", "++", "t/a+/b"] {
-            refused(version, &subscribe(version, 1, filter, 0), 0x81);
+            refused(&broker, version, &subscribe(version, 1, filter, 0), 0x81);
         }
     });
 }
@@ -268,12 +274,13 @@ fn identifiers_are_part_of_the_session() {
 /// 5.0 [MQTT-4.13.1-1].
 #[test]
 fn a_wrong_subscription_identifier_ends_the_connection() {
-    refused(V5, &subscribe_with(1, &[0x0B, 0], "t/a", 0), 0x82);
-    refused(V5, &subscribe_with(1, &[0x0B, 1, 0x0B, 2], "t/a", 0), 0x82);
-    refused(V5, &subscribe_with(1, &[0x0B, 0x80, 0x80, 0x80, 0x80, 0x01], "t/a", 0), 0x81);
-    refused(V5, &subscribe_with(1, &[0x0B, 0x81, 0x00], "t/a", 0), 0x81);
-    refused(V5, &subscribe_with(1, &bytes![0x1F, "why"], "t/a", 0), 0x81);
-    refused(V5, &subscribe_with(1, &bytes![0x23, Be16(1)], "t/a", 0), 0x81);
+    let broker = broker();
+    refused(&broker, V5, &subscribe_with(1, &[0x0B, 0], "t/a", 0), 0x82);
+    refused(&broker, V5, &subscribe_with(1, &[0x0B, 1, 0x0B, 2], "t/a", 0), 0x82);
+    refused(&broker, V5, &subscribe_with(1, &[0x0B, 0x80, 0x80, 0x80, 0x80, 0x01], "t/a", 0), 0x81);
+    refused(&broker, V5, &subscribe_with(1, &[0x0B, 0x81, 0x00], "t/a", 0), 0x81);
+    refused(&broker, V5, &subscribe_with(1, &bytes![0x1F, "why"], "t/a", 0), 0x81);
+    refused(&broker, V5, &subscribe_with(1, &bytes![0x23, Be16(1)], "t/a", 0), 0x81);
 }
 
 #[test]
@@ -341,8 +348,9 @@ fn no_local_holds_after_a_reconnect_and_can_be_taken_back() {
 /// 5.0 [MQTT-3.8.3-4].
 #[test]
 fn no_local_on_a_shared_subscription_ends_the_connection() {
-    refused(V5, &subscribe(V5, 1, "$share/g/t/a", NO_LOCAL), 0x82);
-    refused(V5, &packet![0x82; Be16(1), 0, "t/b", NO_LOCAL, "$share/g/t/a", 1 | NO_LOCAL], 0x82);
+    let broker = broker();
+    refused(&broker, V5, &subscribe(V5, 1, "$share/g/t/a", NO_LOCAL), 0x82);
+    refused(&broker, V5, &packet![0x82; Be16(1), 0, "t/b", NO_LOCAL, "$share/g/t/a", 1 | NO_LOCAL], 0x82);
 }
 
 /// A message is on its way from the SUBACK on.

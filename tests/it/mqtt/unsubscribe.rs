@@ -2,13 +2,13 @@
 
 use super::messages::*;
 use super::wire::*;
+use crate::support::Broker;
 
 const V5: Version = Version::V5;
 
 #[track_caller]
-fn refused(version: Version, bytes: &[u8], reason: u8) {
-    let broker = broker();
-    let mut wire = Wire::connect(&broker, version, "bad");
+fn refused(broker: &Broker, version: Version, bytes: &[u8], reason: u8) {
+    let mut wire = Wire::connect(broker, version, "bad");
     wire.send(bytes);
     wire.expect_refusal(reason);
 }
@@ -21,15 +21,15 @@ fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8> {
 /// 3.1.1 [MQTT-3.10.1-1]; 5.0 [MQTT-3.10.1-1].
 #[test]
 fn an_unsubscribe_with_other_flags_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for flags in (0..16).filter(|flags| *flags != 0x02) {
             // In 3.1 an UNSUBSCRIBE that is sent again carries DUP.
             if version != Version::V31 || flags != 0x0A {
-                refused(version, &packet![0xA0 | flags; Be16(1), no_props(version), "t/a"], 0x81);
+                refused(&broker, version, &packet![0xA0 | flags; Be16(1), no_props(version), "t/a"], 0x81);
             }
         }
     });
-    let broker = broker();
     let mut wire = Wire::connect(&broker, Version::V31, "again");
     wire.ask(&packet![0xAA; Be16(1), "t/a"], &[0xB0, 2, 0, 1]);
 }
@@ -37,21 +37,24 @@ fn an_unsubscribe_with_other_flags_ends_the_connection() {
 /// 3.1.1 [MQTT-2.3.1-1]; 5.0 [MQTT-2.2.1-3].
 #[test]
 fn packet_identifier_0_ends_the_connection() {
-    each_version(|version| refused(version, &unsubscribe(version, 0, &["t/a"]), 0x81));
+    let broker = broker();
+    each_version(|version| refused(&broker, version, &unsubscribe(version, 0, &["t/a"]), 0x81));
 }
 
 /// 3.1.1 [MQTT-3.10.3-2]; 5.0 [MQTT-3.10.3-2].
 #[test]
 fn an_unsubscribe_without_a_filter_ends_the_connection() {
-    each_version(|version| refused(version, &unsubscribe(version, 1, &[]), 0x82));
+    let broker = broker();
+    each_version(|version| refused(&broker, version, &unsubscribe(version, 1, &[]), 0x82));
 }
 
 /// 3.1.1 [MQTT-3.10.3-1, MQTT-4.7.3-2]; 5.0 [MQTT-3.10.3-1, MQTT-4.7.3-2].
 #[test]
 fn a_filter_that_is_not_text_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for filter in [&b"t/\xFF"[..], b"t/\xED\xBF\xBF", b"t/\0"] {
-            refused(version, &packet![0xA2; Be16(1), no_props(version), Data(filter)], 0x81);
+            refused(&broker, version, &packet![0xA2; Be16(1), no_props(version), Data(filter)], 0x81);
         }
     });
 }
@@ -59,9 +62,10 @@ fn a_filter_that_is_not_text_ends_the_connection() {
 /// 3.1.1 [MQTT-4.7.1-2, MQTT-4.7.1-3, MQTT-4.7.3-1]; 5.0 [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1].
 #[test]
 fn a_malformed_filter_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
         for filter in ["", "t/#/a", "t#", "t+", "+t/a"] {
-            refused(version, &unsubscribe(version, 1, &["t/a", filter]), 0x81);
+            refused(&broker, version, &unsubscribe(version, 1, &["t/a", filter]), 0x81);
         }
     });
 }
@@ -69,13 +73,14 @@ fn a_malformed_filter_ends_the_connection() {
 /// 3.1.1 [MQTT-4.8.0-1]; 5.0 [MQTT-4.13.1-1].
 #[test]
 fn an_unsubscribe_that_ends_too_early_ends_the_connection() {
+    let broker = broker();
     each_version(|version| {
-        refused(version, &packet![0xA2], 0x81);
-        refused(version, &packet![0xA2; 0], 0x81);
-        refused(version, &packet![0xA2; Be16(1), no_props(version), Be16(4), b"t/a"], 0x81);
-        refused(version, &packet![0xA2; Be16(1), no_props(version), "t/a", 0], 0x81);
+        refused(&broker, version, &packet![0xA2], 0x81);
+        refused(&broker, version, &packet![0xA2; 0], 0x81);
+        refused(&broker, version, &packet![0xA2; Be16(1), no_props(version), Be16(4), b"t/a"], 0x81);
+        refused(&broker, version, &packet![0xA2; Be16(1), no_props(version), "t/a", 0], 0x81);
     });
-    refused(V5, &packet![0xA2; Be16(1), props![0x0B, 1], "t/a"], 0x81);
+    refused(&broker, V5, &packet![0xA2; Be16(1), props![0x0B, 1], "t/a"], 0x81);
 }
 
 /// 3.1.1 [MQTT-3.10.4-4, MQTT-3.10.4-5, MQTT-3.10.4-6]; 5.0 [MQTT-3.10.4-4, MQTT-3.10.4-5, MQTT-3.10.4-6, MQTT-3.11.3-1, MQTT-3.11.3-2].
