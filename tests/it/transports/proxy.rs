@@ -125,3 +125,20 @@ async fn from_anywhere_else_a_connection_is_served_without_a_header_and_not_with
     socket.write_all(&frame(BINARY, CONNECT)).await.unwrap();
     assert_eq!(next_frame(&mut socket).await, (BINARY, CONNACK.to_vec()));
 }
+
+#[tokio::test]
+async fn a_proxy_that_never_finishes_its_header_is_gone_in_time_and_delays_nobody() {
+    let broker = behind("127.0.0.0/8");
+    let mut slow = Vec::new();
+    for first in [&b""[..], &V1[..10], &v2(1, 0x11, &[0; 12])[..20]] {
+        let mut socket = tcp(broker.listener("mqtt")).await;
+        socket.write_all(first).await.unwrap();
+        slow.push(socket);
+    }
+    let mut socket = tcp(broker.listener("mqtt")).await;
+    socket.write_all(&[V1, CONNECT].concat()).await.unwrap();
+    expect(&mut socket, CONNACK).await;
+    for socket in &mut slow {
+        assert_eq!(rest(socket).await, b"");
+    }
+}
