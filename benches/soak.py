@@ -388,8 +388,12 @@ def page(result, verdicts, arguments):
         lines.append(f"| {name} | {kind['bursts']} | {kind['connections']:,} | {kind['bytes'] / 2**20:.1f} | {kind['closed']:,} |")
     lines += ["", "What the broker counted (`/metrics`):", "", "| metric | in all |", "|---|---|"]
     for name, value in sorted(result["last"].items()):
-        if isinstance(value, float) and value and ("_total" in name):
+        if isinstance(value, float) and value and "_total" in name and not name.startswith("protocol_violations"):
             lines.append(f"| `mqtt_{name}` | {value:,.0f} |")
+    broken = [(int(value), re.search('id="([^"]*)"', name)[1]) for name, value in result["last"].items()
+              if name.startswith("protocol_violations_total{") and value]
+    lines += ["", "Statements that were broken, and how often: " + ", ".join(
+        f"{name} {count:,}" for count, name in sorted(broken, reverse=True)) + "."]
     lines += ["", f"Its log has {result['log_lines']:,} lines, {result['log_bytes'] / 2**20:.1f} MiB."]
     wrong = sorted(set(result["hostile"]["problems"])) + [
         error for _, line in result["windows"] for error in line["errors"]][:30]

@@ -325,7 +325,7 @@ async def denied():
 async def stalled():
     """Subscribers of the good clients' messages, and of large ones, that never read."""
     async def one(number):
-        line = await let_in(["mqtt", "mqtts", "ws"][number % 3] if number % 3 < 2 else "mqtt", small=True, keep_alive=0,
+        line = await let_in("mqtts" if number % 3 == 1 else "mqtt", small=True, keep_alive=0,
                             version=4 + number % 2)
         await line.send(wire.subscribe([("good/#", number % 3), ("hostile/large", number % 3)], 1, 4 + number % 2))
         line.writer.transport.pause_reading()

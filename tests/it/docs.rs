@@ -17,7 +17,7 @@ use crate::up::running::{SamplePort, run, shell};
 /// Functions that the scripts use, for what runs beside the rest.
 const PRELUDE: &str = r#"set -eu -o pipefail
 children=()
-trap 'for child in "${children[@]}"; do kill -INT "$child" 2>/dev/null; wait "$child" 2>/dev/null || true; done' EXIT
+trap 'for child in "${children[@]}"; do kill -INT "$child" 2>/dev/null || true; wait "$child" 2>/dev/null || true; done' EXIT
 # beside TEXT COMMAND...: starts the command, and waits until it has printed the text.
 beside() {
     local ready=$1 log tries=600
@@ -56,7 +56,7 @@ fn script(text: &str) -> Option<String> {
 
 fn command(line: &str) -> String {
     let line = line.replace("cargo run --release --", "mqttctl");
-    let ends = ["|", " -C ", " -W ", "--count"].iter().any(|mark| line.contains(mark));
+    let ends = ["|", " -C ", " -E", " -W ", "--count"].iter().any(|mark| line.contains(mark));
     if let Some(rest) = line.strip_prefix("! ") {
         format!("refused {rest}")
     } else if line.starts_with("mqttctl up ") {
@@ -113,6 +113,11 @@ fn admin_page_works() {
 }
 
 #[test]
+fn clients_page_works() {
+    works("docs/clients.md");
+}
+
+#[test]
 fn listeners_page_works() {
     works("docs/listeners.md");
 }
@@ -130,6 +135,7 @@ fn every_page_with_commands_is_run() {
         "README.md",
         "docs/access.md",
         "docs/admin.md",
+        "docs/clients.md",
         "docs/listeners.md",
         "docs/tutorial.md",
         "docs/up.md",
@@ -149,7 +155,7 @@ fn every_page_with_commands_is_run() {
 fn objects_in_pages_are_valid() {
     const HEAD: &str = "apiVersion: mqtt-operator.io/v1alpha1\nkind: MqttBroker\nmetadata: {name: example}\n";
     let mut seen = 0;
-    for page in ["README.md", "docs/access.md", "docs/listeners.md"] {
+    for page in ["README.md", "docs/access.md", "docs/clients.md", "docs/listeners.md"] {
         let text = std::fs::read_to_string(project_file(page)).unwrap();
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             let object = if block.starts_with("spec:") { format!("{HEAD}{block}") } else { block.to_owned() };
@@ -165,8 +171,15 @@ fn objects_in_pages_are_valid() {
 
 #[test]
 fn links_between_pages_lead_somewhere() {
-    let pages =
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/tutorial.md", "docs/up.md", "docs/mqttctl.md"];
+    let pages = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/tutorial.md",
+        "docs/up.md",
+        "docs/mqttctl.md",
+        "docs/clients.md",
+    ];
     for page in pages {
         let path = project_file(page);
         let text = std::fs::read_to_string(&path).unwrap();

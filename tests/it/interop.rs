@@ -5,6 +5,7 @@
 
 mod browser;
 mod mosquitto;
+mod page_of_clients;
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,9 +13,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mqtt_operator::auth::key::{Algorithm, generate};
 use mqtt_operator::auth::rule::Action;
 use mqtt_operator::auth::token::{Claims, issue};
+use mqtt_operator::config::broker::{Listener, Protocol};
 use serde_json::{Value, json};
 
-use crate::support::{Broker, PASSWORD, Paho, allow, go_exchange, node, paho, project_file, run};
+use crate::support::{Authority, Broker, PASSWORD, Paho, allow, go_program, node, paho, project_file, run};
 
 /// The numbers that the client libraries take for 3.1, 3.1.1 and 5.
 const VERSIONS: [u8; 3] = [3, 4, 5];
@@ -162,10 +164,33 @@ async fn paho_for_python_gets_what_it_expects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn paho_and_mqttjs_get_the_same_over_tls() {
+    let authority = Authority::new("interop");
+    let broker = Broker::with_files(
+        |config| config.listeners.push(Listener::new("mqtts", Protocol::Mqtts, ([127, 0, 0, 1], 0).into())),
+        |etc| authority.server().write(etc.certificate("mqtts").parent().unwrap()),
+    );
+    let address = broker.listener("mqtts").to_string();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), authority.pem()).unwrap();
+    let tls = json!({"ca": file.path(), "url": format!("mqtts://{address}")});
+    let command = |mut program: Command, name: &str, prefix: &str, version| {
+        program.arg(script(name)).arg(settings(&address, &format!("{prefix}{version}"), version, &tls));
+        program
+    };
+    let (python, javascript) = std::thread::scope(|scope| {
+        let python = scope.spawn(|| run(&mut command(paho(Paho::V2), "exchange.py", "paho", 4)));
+        (python.join(), run(&mut command(node(), "node.js", "js", 5)))
+    });
+    check("paho over TLS", 4, &python.unwrap());
+    judge_mqttjs("js", 5, &javascript);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn eclipse_clients_for_go_get_what_they_expect() {
     let broker = Broker::start();
     let exchange = |version| {
-        let mut program = go_exchange();
+        let mut program = go_program("exchange");
         program.arg(settings(&broker.address(), &format!("go{version}"), version, &json!({})));
         program
     };

@@ -96,9 +96,9 @@ pub fn mqttjs() -> PathBuf {
     lab_client("node_modules/mqtt")
 }
 
-/// The program that does an exchange with Eclipse's clients for Go.
-pub fn go_exchange() -> Command {
-    Command::new(lab_client("bin/exchange"))
+/// A program with Eclipse's clients for Go, of `tests/lab/modules/golang`.
+pub fn go_program(name: &str) -> Command {
+    Command::new(lab_client(&format!("bin/{name}")))
 }
 
 fn lab_client(path: &str) -> PathBuf {

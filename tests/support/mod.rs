@@ -4,7 +4,7 @@
 //! * [`Elasticsearch`]: `Elasticsearch::shared().url()`; `Elasticsearch::start(&[])` for one that a test may stop.
 //! * [`Node`]: a whole cluster, for the end-to-end test. [`LoadBalancer`]: what a cloud would bring, on either server.
 //! * [`Broker`]: ours, in this process.
-//! * [`Mosquitto`]: a broker that is not ours; [`mosquitto_client`], [`paho`], [`node`] and [`chromium`] with [`mqttjs`], [`go_exchange`]:
+//! * [`Mosquitto`]: a broker that is not ours; [`mosquitto_client`], [`paho`], [`node`] and [`chromium`] with [`mqttjs`], [`go_program`]:
 //!   clients that are not ours.
 //! * [`await_until`], [`wait_until`]: a condition with a deadline, in place of every sleep.
 //!
@@ -25,7 +25,7 @@ mod wait;
 pub use apiserver::{ApiServer, with_temp_namespace};
 pub use broker::{Broker, PASSWORD, allow, open, signing_key, unix_seconds};
 pub use certificates::{Authority, Pair};
-pub use clients::{Mosquitto, Paho, chromium, go_exchange, mosquitto_client, mqttjs, node, paho};
+pub use clients::{Mosquitto, Paho, chromium, go_program, mosquitto_client, mqttjs, node, paho};
 pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file, run};
 pub use node::{Grant, HOST, LoadBalancer, Node};

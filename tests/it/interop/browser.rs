@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use mqtt_operator::config::broker::{Listener, Protocol};
 use mqtt_operator::config::files::Etc;
 use serde_json::{Value, json};
@@ -40,9 +40,7 @@ impl Site {
             .route("/mqtt.min.js", serve("text/javascript", library))
             .route("/settings", get(|| async move { settings_in.lock().await.recv().await.unwrap_or_default() }))
             .route("/seen", post(|body: String| async move { seen_out.send(body).await.unwrap_or_default() }));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        let address = listen(app).await;
         Self { address, settings, seen }
     }
 
@@ -56,14 +54,33 @@ impl Site {
     }
 }
 
+/// A web server with one page of this text, and the library beside it.
+pub async fn site_of(path: &str, page: &str) -> SocketAddr {
+    let app = Router::new()
+        .route(path, serve("text/html", page.as_bytes().to_vec()))
+        .route("/mqtt.min.js", serve("text/javascript", std::fs::read(mqttjs().join("dist/mqtt.min.js")).unwrap()));
+    listen(app).await
+}
+
+fn serve(kind: &'static str, content: Vec<u8>) -> MethodRouter {
+    get(move || async move { ([(CONTENT_TYPE, kind)], content) })
+}
+
+async fn listen(app: Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
 /// A browser that ends with this value.
-struct Browser {
+pub struct Browser {
     child: Child,
     profile: tempfile::TempDir,
 }
 
 impl Browser {
-    fn open(url: &str) -> Self {
+    pub fn open(url: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(profile.path().join("log")).unwrap();
         let child = chromium()

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
-use crate::support::{Broker, mosquitto_client, wait_until};
+use mqtt_operator::config::broker::{Listener, Protocol};
+
+use crate::support::{Authority, Broker, mosquitto_client, wait_until};
 use crate::up::running::{SOON, Watched, run, succeed};
 
 const VERSIONS: [&str; 3] = ["mqttv31", "mqttv311", "mqttv5"];
@@ -189,4 +191,37 @@ async fn mosquitto_subs_of_one_group_share_and_see_properties() {
             assert_eq!(copies, 1, "{version} {number}");
         }
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mosquitto_connects_with_tls_where_it_trusts_the_authority() {
+    let (authority, stranger) = (Authority::new("interop"), Authority::new("stranger"));
+    let broker = Broker::with_files(
+        |config| config.listeners.push(Listener::new("mqtts", Protocol::Mqtts, ([127, 0, 0, 1], 0).into())),
+        |etc| authority.server().write(etc.certificate("mqtts").parent().unwrap()),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, authority: &Authority| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, authority.pem()).unwrap();
+        path.display().to_string()
+    };
+    let (known, unknown) = (file("known.pem", &authority), file("unknown.pem", &stranger));
+    let port = broker.listener("mqtts").port();
+    for version in VERSIONS {
+        let line = |ca: &str| {
+            let tls = ["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "--cafile", ca].map(str::to_owned);
+            [tls.to_vec(), ["-u", "u1", "-P", "correct horse", "-q", "2"].map(str::to_owned).to_vec()].concat()
+        };
+        let mut publisher = mosquitto_client("mosquitto_pub");
+        publisher.args(line(&known)).args(["-t", "t/tls", "-r", "-m", version]);
+        succeed(publisher);
+        let mut subscriber = mosquitto_client("mosquitto_sub");
+        subscriber.args(line(&known)).args(["-t", "t/tls", "-C", "1", "-W", "20"]);
+        assert_eq!(succeed(subscriber), format!("{version}\n"));
+        let mut distrustful = mosquitto_client("mosquitto_pub");
+        distrustful.args(line(&unknown)).args(["-t", "t/tls", "-m", "never"]);
+        let (code, _, stderr) = run(distrustful);
+        assert_ne!(code, Some(0), "{version}: {stderr}");
+    }
 }
