@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::admission::Pass;
 use super::connection::{Closing, Peer};
 use super::counters::Gate;
 use super::denies::{Action, Denies, Deny, shorten};
-use super::handshake::{CONNECT_WITHIN, NoConnection};
+use super::handshake::NoConnection;
 use super::limiter::{Kind, Limiter};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
@@ -25,7 +26,7 @@ use crate::process::Shutdown;
 const TELL_SUPPRESSED: Duration = Duration::from_secs(10);
 
 /// Where a client comes from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Arrival {
     /// The client's own address, which behind a proxy is not that of the socket.
     pub address: SocketAddr,
@@ -37,15 +38,17 @@ pub struct Arrival {
     pub since: Instant,
     /// When its CONNECT must be complete.
     pub deadline: Instant,
+    /// Its place among the connections; the bridge needs none.
+    pub pass: Option<Pass>,
 }
 
 impl Arrival {
     /// A client that comes in now.
-    pub fn now(address: SocketAddr, gate: Arc<Gate>) -> Self {
+    pub fn now(address: SocketAddr, gate: Arc<Gate>, within: Duration) -> Self {
         // A socket for both address families says `::ffff:192.0.2.1` for 192.0.2.1.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let since = Instant::now();
-        Self { address, gate, certificate: false, since, deadline: since + CONNECT_WITHIN }
+        Self { address, gate, certificate: false, since, deadline: since + within, pass: None }
     }
 }
 
@@ -116,6 +119,9 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
     let Arrival { address, gate, .. } = arrival;
     gate.refused.add(1);
     shared.counters.refusals.add(error.label());
+    if let Some(limit) = error.limit() {
+        shared.counters.limited.add(limit);
+    }
     if let Some(id) = error.violation() {
         shared.counters.violations.add(id);
     }
@@ -126,6 +132,7 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
         NoConnection::TooSlow
         | NoConnection::NoCertificate { .. }
         | NoConnection::Upgrade(_)
+        | NoConnection::Limited { .. }
         | NoConnection::Tls(_) => (Kind::Refused, false),
         NoConnection::Refused { client_id, presented, .. } => {
             (Kind::Refused, !presented && client_id.starts_with(PROBE))
@@ -138,8 +145,10 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
     }
 }
 
-/// A connection was refused before anything was read from it; `reason` is one of a closed set, and becomes a label.
-pub fn turned_away(shared: &Shared, arrival: &Arrival, reason: &'static str) {
+/// A connection was refused before anything was read from it.
+pub fn turned_away(shared: &Shared, arrival: &Arrival, limit: Limit) {
+    let reason = limit.name();
+    shared.counters.limited.add(limit);
     let Arrival { address, gate, .. } = arrival;
     gate.refused.add(1);
     shared.counters.refusals.add(reason);

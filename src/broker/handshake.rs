@@ -1,7 +1,7 @@
 //! From the first byte to CONNACK.
 //!
 //! Limits come first, then authentication, then rules: a client that is not known yet costs at most
-//! [`CONNECT_MAX`] bytes and [`CONNECT_WITHIN`].
+//! `maxConnectSize` bytes and `connectTimeout`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::counters::Turn;
 use super::denies::Action;
 use super::events::{self, Arrival};
 use super::frames::Failure;
+use super::limits::Limit;
 use super::linger;
 use super::outbox::Outbox;
 use super::proxy::ProxyError;
@@ -27,25 +28,26 @@ use super::upgrade;
 use super::will::Will;
 use super::{Shared, unix_millis};
 use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict};
+use crate::config::broker::Limits;
 use crate::mqtt::packet::{ConnAck, Connect, Packet};
 use crate::mqtt::property::ConnAckProperties;
 use crate::mqtt::{ReasonCode, Version, Violation, codec, topic};
 use crate::store::Origin;
-use crate::store::memory::Held;
+use crate::store::memory::{self, Held, Level};
 
-/// How long a client may take for its CONNECT.
-pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Bytes of a CONNECT.
-pub const CONNECT_MAX: u32 = 128 * 1024;
+/// A CONNECT of which so much is there but not all is given up when memory is exhausted.
+const CONNECT_EXHAUSTED: usize = 4096;
 /// No CONNACK is larger: a text of 65,535 bytes, and what else it may say.
 const ROOM_FOR_CONNACK: usize = 66 * 1024;
+/// Bytes of a CONNECT that its version is among.
+const HEAD: usize = 14;
 /// Passwords that may wait to be checked, for each that is being checked.
 const WAITING_PER_CHECK: usize = 64;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum NoConnection {
-    #[error("no CONNECT within {} s", CONNECT_WITHIN.as_secs())]
+    #[error("no CONNECT in time (connectTimeout)")]
     TooSlow,
     #[error("the connection was closed before CONNECT was complete")]
     Closed,
@@ -63,6 +65,8 @@ pub enum NoConnection {
     Upgrade(#[from] upgrade::Refusal),
     #[error(transparent)]
     Violation(#[from] Violation),
+    #[error("{client_id:?} was refused: {} is reached", limit.name())]
+    Limited { client_id: String, limit: Limit },
     #[error("{client_id:?} was refused: {}", refusal.log)]
     Refused {
         client_id: String,
@@ -93,6 +97,17 @@ impl NoConnection {
         }
     }
 
+    /// The limit that the client has met.
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::TooSlow => Some(Limit::ConnectTimeout),
+            Self::Limited { limit, .. } => Some(*limit),
+            Self::Violation(Violation::PacketTooLarge { .. }) => Some(Limit::MaxConnectSize),
+            Self::Violation(violation) => Limit::of(violation),
+            _ => None,
+        }
+    }
+
     /// Why, as one of a closed set.
     pub fn label(&self) -> &'static str {
         match self {
@@ -105,6 +120,7 @@ impl NoConnection {
             Self::Upgrade(_) => "WebSocket request",
             Self::WebSocket(_) => "WebSocket frame",
             Self::Violation(violation) => violation.reason().text(),
+            Self::Limited { limit, .. } => limit.name(),
             Self::Refused { refusal, .. } => refusal.code.text(),
         }
     }
@@ -119,11 +135,11 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (bytes, length) = tokio::time::timeout_at(arrival.deadline, read_connect(&mut socket))
+    let (bytes, length) = tokio::time::timeout_at(arrival.deadline, read_connect(&mut socket, &shared.limits))
         .await
         .map_err(|_| NoConnection::TooSlow)??;
     let frame = &bytes[..length];
-    let connect = match codec::decode(frame, Version::V5) {
+    let connect = match codec::decode_limited(frame, Version::V5, shared.limits.max_properties.into()) {
         Ok(Packet::Connect(connect)) => connect,
         Ok(_) => return Err(Violation::FirstPacketNotConnect { packet: "a packet" }.into()),
         Err(violation) => {
@@ -131,6 +147,10 @@ where
             return Err(violation.into());
         }
     };
+    if let Err(limit) = within_limits(shared, &connect, arrival) {
+        refuse(&mut socket, &connect, &limited(limit)).await;
+        return Err(NoConnection::Limited { client_id: connect.client_id.to_owned(), limit });
+    }
     match admit(shared, &connect, arrival).await {
         Ok((peer, claim, will)) => {
             let rest = bytes[length..].to_vec();
@@ -148,8 +168,12 @@ where
 }
 
 /// Reads until the first packet is whole; answers all that was read and the packet's length.
-async fn read_connect<S: AsyncRead + Unpin>(socket: &mut S) -> Result<(Vec<u8>, usize), NoConnection> {
+async fn read_connect<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
+    limits: &Limits,
+) -> Result<(Vec<u8>, usize), NoConnection> {
     let mut bytes = Vec::with_capacity(512);
+    let mut held = Held::default();
     loop {
         if socket.read_buf(&mut bytes).await? == 0 {
             return Err(NoConnection::Closed);
@@ -158,10 +182,19 @@ async fn read_connect<S: AsyncRead + Unpin>(socket: &mut S) -> Result<(Vec<u8>, 
         if bytes[0] != 0x10 {
             return Err(Violation::FirstPacketNotConnect { packet: "something else" }.into());
         }
-        if let Some(length) = codec::packet_length(&bytes, CONNECT_MAX)?
-            && bytes.len() >= length
-        {
-            return Ok((bytes, length));
+        match codec::packet_length(&bytes, limits.max_connect_size) {
+            Ok(Some(length)) if bytes.len() >= length => return Ok((bytes, length)),
+            Ok(_) => {}
+            // Its version, and so how to answer, is among the first bytes: they may still be to come.
+            Err(Violation::PacketTooLarge { .. }) if bytes.len() < HEAD => {}
+            Err(violation) => {
+                refuse_violation(socket, &bytes, &violation).await;
+                return Err(violation.into());
+            }
+        }
+        held.settle(bytes.capacity());
+        if bytes.len() > CONNECT_EXHAUSTED && memory::level() == Level::Exhausted {
+            return Err(NoConnection::Limited { client_id: String::new(), limit: Limit::MaxMemory });
         }
     }
 }
@@ -199,8 +232,26 @@ async fn admit(
     Ok((peer, claim, will))
 }
 
+/// The limits that hold before anyone asks who the client is.
+fn within_limits(shared: &Shared, connect: &Connect<'_>, arrival: &Arrival) -> Result<(), Limit> {
+    let Some(pass) = &arrival.pass else { return Ok(()) };
+    pass.refused().map_or(Ok(()), Err)?;
+    shared.admission.connect(shared.now())?;
+    if connect.client_id.len() > shared.limits.max_client_id_length.into() {
+        return Err(Limit::MaxClientIdLength);
+    }
+    shared.room_for_session(connect.client_id)
+}
+
+fn limited(limit: Limit) -> Refusal {
+    let return_code = if limit == Limit::MaxClientIdLength { 2 } else { 3 };
+    let log = format!("{} is reached", limit.name());
+    Refusal { code: limit.reason(), return_code, log, public: None }
+}
+
 fn no_session(reason: NoSession) -> Refusal {
     let (code, return_code, log) = match reason {
+        NoSession::Limited(limit) => return limited(limit),
         NoSession::NotTheOwner => {
             (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, 2, "the client id belongs to another principal")
         }

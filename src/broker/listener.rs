@@ -1,7 +1,7 @@
 //! Accepting connections, and what comes before MQTT on them.
 //!
 //! An accept loop accepts and does nothing else: what a client has to say first (a PROXY header, a TLS handshake, an HTTP
-//! request, CONNECT) is waited for in a task of its own, for [`handshake::CONNECT_WITHIN`] in all.
+//! request, CONNECT) is waited for in a task of its own, for `connectTimeout` in all.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsAcceptor;
 
@@ -19,6 +19,7 @@ use super::Shared;
 use super::counters::Gate;
 use super::events::{self, Arrival};
 use super::handshake::{self, NoConnection};
+use super::limits::Limit;
 use super::proxy::{self, ProxyError};
 use super::stream::Stream;
 use super::tls::Certificates;
@@ -31,6 +32,11 @@ use crate::process::Shutdown;
 
 /// How long a client that was refused has to take its answer.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// Bytes that the kernel takes for a client beyond those that are on their way to it.
+const NOT_SENT: u32 = 128 * 1024;
+/// Bytes that TLS costs a connection.
+const TLS: usize = 40 * 1024;
 
 /// The way in through one listener.
 #[derive(Debug)]
@@ -87,7 +93,7 @@ pub async fn serve(
     entrance: Arc<Entrance>,
     shutdown: Shutdown,
 ) {
-    let permits = Arc::new(Semaphore::new(shared.limits.max_connections as usize));
+    let within = Duration::from_secs(shared.limits.connect_timeout.into());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -103,20 +109,26 @@ pub async fn serve(
                 continue;
             }
         };
-        let arrival = Arrival::now(address, gate.clone());
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            events::turned_away(&shared, &arrival, "too many connections");
-            continue;
-        };
+        let mut arrival = Arrival::now(address, gate.clone(), within);
+        if !gate.internal {
+            match shared.admission.enter() {
+                Ok(pass) => arrival.pass = Some(pass),
+                Err(limit) => {
+                    events::turned_away(&shared, &arrival, limit);
+                    continue;
+                }
+            }
+        }
         // Writes are gathered here; waiting in the kernel for more would only add latency.
         let _ = socket.set_nodelay(true);
+        // And what a client does not take stays here, where it is counted, instead of in the kernel.
+        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOT_SENT);
         let (shared, entrance) = (shared.clone(), entrance.clone());
         tokio::spawn(async move {
             // Boxed and gone when it is done: a task that lives for months is then not as large as its handshakes.
             if let Some((socket, arrival)) = Box::pin(enter(socket, arrival, &entrance, &shared)).await {
                 connection(socket, arrival, &shared).await;
             }
-            drop(permit);
         });
     }
 }
@@ -149,7 +161,7 @@ async fn enter(
     entrance: &Entrance,
     shared: &Shared,
 ) -> Option<(Stream, Arrival)> {
-    let opening = timeout_at(arrival.deadline, open(socket, &mut arrival, entrance)).await;
+    let opening = timeout_at(arrival.deadline, open(socket, &mut arrival, entrance, shared)).await;
     match opening.unwrap_or(Err(NoConnection::TooSlow)) {
         Ok(stream) => Some((stream, arrival)),
         Err(error) => {
@@ -159,11 +171,25 @@ async fn enter(
     }
 }
 
-async fn open(mut socket: TcpStream, arrival: &mut Arrival, entrance: &Entrance) -> Result<Stream, NoConnection> {
+async fn open(
+    mut socket: TcpStream,
+    arrival: &mut Arrival,
+    entrance: &Entrance,
+    shared: &Shared,
+) -> Result<Stream, NoConnection> {
     if entrance.is_behind(arrival.address.ip())
         && let Some(client) = proxy_header(&mut socket).await?
     {
         arrival.address = SocketAddr::new(client.ip().to_canonical(), client.port());
+    }
+    if let Some(pass) = &mut arrival.pass {
+        pass.identify(arrival.address.ip(), shared.now());
+        if pass.is_hopeless() {
+            return Err(NoConnection::Limited { client_id: String::new(), limit: Limit::MaxConnections });
+        }
+        if entrance.certificates.is_some() {
+            pass.held.settle(TLS);
+        }
     }
     let stream = match &entrance.certificates {
         None => Stream::Tcp(socket),

@@ -5,6 +5,7 @@
 //! Kubernetes.
 
 mod admin;
+mod admission;
 mod aliases;
 mod backpressure;
 mod connection;
@@ -57,6 +58,7 @@ use crate::mqtt::ReasonCode;
 use crate::process::{self, Shutdown};
 use crate::store::memory::{self, Level};
 use crate::store::{Cursor, Message, NotRetained, Room, Store};
+use admission::Admission;
 use counters::{Counters, Gate};
 use documents::{DocumentError, Documents};
 use events::{Arrival, Events};
@@ -87,6 +89,7 @@ struct Shared {
     /// The listeners for clients, in the order of the configuration.
     entrances: Vec<Arc<Entrance>>,
     limits: Limits,
+    admission: Arc<Admission>,
     policy: ArcSwap<Policy>,
     router: Router,
     registry: Registry,
@@ -169,6 +172,28 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The limits as this process can hold them: it may open no more files than the system allows. Sets the ceiling of memory.
+fn within_the_process(mut limits: Limits) -> Limits {
+    // What is open beside clients: listeners, logs, the admin port, the runtime's own.
+    const RESERVED: u64 = 64;
+    if let Some(files) = process::open_files::raise() {
+        let most = u32::try_from(files.saturating_sub(RESERVED).max(1)).unwrap_or(u32::MAX);
+        if most < limits.max_connections {
+            let asked = limits.max_connections;
+            tracing::warn!(
+                asked,
+                most,
+                "maxConnections is more than this process may open files; raise its limit (ulimit -n)"
+            );
+            limits.max_connections = most;
+        }
+    }
+    if let Some(ceiling) = limits.max_memory {
+        memory::set_ceiling(ceiling, process::memory::resident().unwrap_or(0));
+    }
+    limits
+}
+
 /// Milliseconds since 1970 UTC.
 fn unix_millis() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64)
@@ -201,9 +226,11 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
     for entrance in &entrances {
         documents::look_at_certificates(entrance);
     }
+    let limits = within_the_process(config.limits.clone());
     let shared = Arc::new(Shared {
         entrances,
-        limits: config.limits.clone(),
+        admission: Admission::new(&limits),
+        limits,
         policy: ArcSwap::from_pointee(policy),
         router: Router::default(),
         registry: Registry::default(),
@@ -267,8 +294,18 @@ impl Running {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let shared = self.shared.clone();
-        let arrival = Arrival::now(peer, Arc::new(Gate::new("socket", peer, false)));
-        async move { listener::connection(socket, arrival, &shared).await }
+        let within = Duration::from_secs(shared.limits.connect_timeout.into());
+        let mut arrival = Arrival::now(peer, Arc::new(Gate::new("socket", peer, false)), within);
+        async move {
+            match shared.admission.enter() {
+                Ok(mut pass) => {
+                    pass.identify(peer.ip(), shared.now());
+                    arrival.pass = Some(pass);
+                    listener::connection(socket, arrival, &shared).await;
+                }
+                Err(limit) => events::turned_away(&shared, &arrival, limit),
+            }
+        }
     }
 
     /// Returns when the broker has stopped after its shutdown was triggered.

@@ -29,11 +29,6 @@ impl Bucket {
         (self.full_at - now * PER_MILLISECOND).saturating_sub(capacity(rate)).div_ceil(PER_MILLISECOND)
     }
 
-    /// Whether nothing has been taken for so long that it is as good as new.
-    pub fn is_full(&self, now: u64) -> bool {
-        self.full_at <= now * PER_MILLISECOND
-    }
-
     fn after(&self, rate: Rate, tokens: u64, now: u64) -> u64 {
         let cost = u128::from(tokens) * u128::from(capacity(rate)) / u128::from(rate.amount.max(1));
         self.full_at.max(now * PER_MILLISECOND).saturating_add(u64::try_from(cost).unwrap_or(u64::MAX))
@@ -61,7 +56,6 @@ mod tests {
         assert!(!bucket.take(THREE_IN_TEN, 1, 3_333), "a third of the time has not passed");
         assert!(bucket.take(THREE_IN_TEN, 1, 3_334));
         assert!(!bucket.take(THREE_IN_TEN, 1, 3_334));
-        assert!(bucket.is_full(20_000));
         assert!(bucket.take(THREE_IN_TEN, 3, 20_000) && !bucket.take(THREE_IN_TEN, 1, 20_000));
     }
 

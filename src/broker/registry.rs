@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::counters::Gate;
+use super::limits::Limit;
 use super::mailbox::{Command, Mailbox};
 use super::will::Will;
 use super::{Shared, unix_millis, will};
@@ -20,6 +21,7 @@ use crate::auth::{Identity, Principal};
 use crate::config::broker::QueueFull;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{QoS, ReasonCode, Version};
+use crate::store::memory::{self, Level};
 use crate::store::{Full, Limits, StoredSession};
 
 /// How long a connection may take to give up its session.
@@ -71,6 +73,8 @@ pub struct Claim {
 pub enum NoSession {
     /// The client id belongs to another principal.
     NotTheOwner,
+    /// There is no room for another session.
+    Limited(Limit),
     /// The broker stops.
     Closed,
 }
@@ -148,6 +152,22 @@ impl Shared {
         }
     }
 
+    /// Whether a client may have a session: one that there is, or a new one.
+    pub fn room_for_session(&self, client_id: &str) -> Result<(), Limit> {
+        self.room_among(&self.registry.lock(), client_id)
+    }
+
+    fn room_among(&self, clients: &HashMap<Arc<str>, Entry>, client_id: &str) -> Result<(), Limit> {
+        // Who comes back takes what waits for it, and so makes room.
+        if clients.contains_key(client_id) {
+            return Ok(());
+        }
+        if clients.len() >= self.limits.max_sessions as usize {
+            return Err(Limit::MaxSessions);
+        }
+        if memory::level() >= Level::Scarce { Err(Limit::MaxMemory) } else { Ok(()) }
+    }
+
     fn try_claim(
         &self,
         client_id: &Arc<str>,
@@ -158,6 +178,12 @@ impl Shared {
         let mut clients = self.registry.lock();
         if self.registry.closed.load(Ordering::Relaxed) {
             return Err(NoSession::Closed);
+        }
+        if identity.principal != Principal::Bridge {
+            self.room_among(&clients, client_id).map_err(|limit| {
+                self.counters.limited.add(limit);
+                NoSession::Limited(limit)
+            })?;
         }
         let Some(entry) = clients.get_mut(client_id) else {
             let session = self.registry.last_session.fetch_add(1, Ordering::Relaxed) + 1;

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod listen;
 pub mod logs;
 pub mod memory;
+pub mod open_files;
 pub mod shutdown;
 mod usage;
 

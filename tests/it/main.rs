@@ -17,6 +17,7 @@ mod client;
 mod docs;
 mod interop;
 mod lab;
+mod limits;
 mod manifests;
 mod mqtt;
 mod mqttctl;

@@ -37,4 +37,4 @@ mod topics;
 mod unsubscribe;
 mod version31;
 mod wills;
-mod wire;
+pub mod wire;

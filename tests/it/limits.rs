@@ -1,0 +1,366 @@
+//! Every limit at its value and at one past it, over real sockets, in each version to which it applies.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use mqtt_operator::config::broker::{QueueFull, Rate};
+
+use crate::mqtt::wire::*;
+use crate::support::{Broker, wait_until};
+
+const V5: Version = Version::V5;
+const QOS_1: u8 = 0x32;
+const QOS_2: u8 = 0x34;
+const RETAIN: u8 = 0x01;
+const QUOTA: u8 = 0x97;
+
+/// How often a limit has refused something.
+fn refusals(broker: &Broker, limit: &str) -> u64 {
+    let mut socket = TcpStream::connect(broker.admin()).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    let name = format!("mqtt_limit_refusals_total{{limit=\"{limit}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).trim().parse().unwrap()
+}
+
+/// Waits until a limit has refused something so many times; the answer to the client may come first.
+#[track_caller]
+fn counted(broker: &Broker, limit: &str, wanted: u64) {
+    wait_until(DEADLINE, limit, || match refusals(broker, limit) {
+        n if n == wanted => Ok(()),
+        n => Err(n),
+    });
+}
+
+/// A CONNECT that is refused.
+fn refused(broker: &Broker, connect: &Connect, code_5: u8, code_3: u8) {
+    let mut wire = Wire::open(broker, connect.version);
+    wire.send(&connect.bytes());
+    wire.expect_connect_refused(code_5, code_3);
+}
+
+fn puback(version: Version, id: u16, code: u8) -> Vec<u8> {
+    if version != V5 || code == 0 { packet![0x40; Be16(id)] } else { packet![0x40; Be16(id), code] }
+}
+
+/// Reads an acknowledgement of 5.0 and looks at its identifier and code, whatever its Reason String is.
+fn expect_code(wire: &mut Wire, first: u8, id: u16, code: u8) {
+    let frame = wire.expect_packet();
+    assert_eq!((frame.first, &frame.body[..2]), (first, &id.to_be_bytes()[..]));
+    assert_eq!(frame.body.get(2).copied().unwrap_or(0), code);
+}
+
+#[test]
+fn one_connection_too_many_is_refused_and_a_free_place_is_taken() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_connections = 2);
+        let first = Wire::connect(&broker, version, "a");
+        let _second = Wire::connect(&broker, version, "b");
+        refused(&broker, &Connect::new(version, "c"), QUOTA, 3);
+        counted(&broker, "maxConnections", 1);
+        first.disconnect();
+        wait_until(DEADLINE, "a free place", || {
+            let mut wire = Wire::open(&broker, version);
+            wire.send(&Connect::new(version, "c").bytes());
+            let frame = wire.expect_packet();
+            if frame.body[1] == 0 { Ok(()) } else { Err(frame.body[1]) }
+        });
+    });
+}
+
+#[test]
+fn one_connection_too_many_of_an_address_is_refused() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_connections_per_address = 2);
+        let _first = Wire::connect(&broker, version, "a");
+        let _second = Wire::connect(&broker, version, "b");
+        refused(&broker, &Connect::new(version, "c"), QUOTA, 3);
+        counted(&broker, "maxConnectionsPerAddress", 1);
+    });
+}
+
+#[test]
+fn connects_that_come_too_fast_are_refused() {
+    let slow = Some(Rate { amount: 2, seconds: 3600 });
+    each_version(|version| {
+        for (name, broker) in [
+            ("connectRate", broker_with(|config| config.limits.connect_rate = slow)),
+            ("connectRatePerAddress", broker_with(|config| config.limits.connect_rate_per_address = slow)),
+        ] {
+            let _first = Wire::connect(&broker, version, "a");
+            let _second = Wire::connect(&broker, version, "b");
+            refused(&broker, &Connect::new(version, "c"), 0x9F, 3);
+            counted(&broker, name, 1);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_does_not_finish_its_connect_is_disconnected() {
+    let broker = broker_with(|config| config.limits.connect_timeout = 1);
+    let connect = Connect::new(V5, "slow").bytes();
+    let mut wire = Wire::open(&broker, V5);
+    wire.send(&connect[..connect.len() - 1]);
+    let began = Instant::now();
+    wire.expect_close();
+    assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
+    counted(&broker, "connectTimeout", 1);
+}
+
+#[test]
+fn a_connect_has_its_largest_size() {
+    each_version(|version| {
+        let mut connect = Connect::new(version, "c").will(0, false, "t/will", &[b'w'; 2000]);
+        let size = connect.bytes().len() as u32;
+        let broker = broker_with(|config| config.limits.max_connect_size = size);
+        Wire::accepted(&broker, &connect).0.disconnect();
+        connect.will.as_mut().unwrap().payload.push(b'w');
+        let mut wire = Wire::open(&broker, version);
+        wire.send(&connect.bytes());
+        if version == V5 {
+            wire.expect_bad_connect(0x95)
+        } else {
+            wire.expect_close()
+        }
+        counted(&broker, "maxConnectSize", 1);
+    });
+}
+
+#[test]
+fn a_client_identifier_has_its_longest_length() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_client_id_length = 30);
+        Wire::connect(&broker, version, &"c".repeat(30)).disconnect();
+        refused(&broker, &Connect::new(version, &"c".repeat(31)), 0x85, 2);
+        counted(&broker, "maxClientIdLength", 1);
+    });
+}
+
+#[test]
+fn there_are_no_more_sessions_than_may_be_and_those_that_are_go_on() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_sessions = 2);
+        Wire::accepted(&broker, &Connect::kept(version, 1)).0.disconnect();
+        Wire::accepted(&broker, &Connect::kept(version, 2)).0.disconnect();
+        refused(&broker, &Connect::kept(version, 3), QUOTA, 3);
+        counted(&broker, "maxSessions", 1);
+        Wire::accepted(&broker, &Connect::kept(version, 1)).0.disconnect();
+    });
+}
+
+#[test]
+fn a_packet_has_its_largest_size() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_packet_size = 2048);
+        let mut wire = Wire::connect(&broker, version, "c");
+        let empty = publish(version, QOS_1, "t/a", 1, &[0; 1000]).len() - 1000;
+        wire.ask(&publish(version, QOS_1, "t/a", 1, &vec![0; 2048 - empty]), &ack_nobody(version, 1));
+        // The header alone is enough to refuse it: the rest is never sent.
+        wire.send(&publish(version, QOS_1, "t/a", 2, &vec![0; 2049 - empty])[..3]);
+        wire.expect_refusal(0x95);
+        counted(&broker, "maxPacketSize", 1);
+    });
+}
+
+/// PUBACK of a publication that nobody has subscribed to.
+fn ack_nobody(version: Version, id: u16) -> Vec<u8> {
+    puback(version, id, 0x10)
+}
+
+#[test]
+fn a_packet_has_its_most_user_properties() {
+    let broker = broker_with(|config| config.limits.max_properties = 3);
+    let with = |count: usize| {
+        let user = bytes![0x26, "n", "v"].repeat(count);
+        packet![QOS_1; "t/a", Be16(1), block(&user), b"x"]
+    };
+    let mut wire = Wire::connect(&broker, V5, "c");
+    wire.ask(&with(3), &ack_nobody(V5, 1));
+    wire.send(&with(4));
+    wire.expect_refusal(QUOTA);
+    let user = bytes![0x26, "n", "v"];
+    let mut connect = Connect::new(V5, "d").with(&user.repeat(2)).will(0, false, "t/will", b"w");
+    connect.will.as_mut().unwrap().properties = user.clone();
+    Wire::accepted(&broker, &connect).0.disconnect();
+    connect.will.as_mut().unwrap().properties = user.repeat(2);
+    let mut wire = Wire::open(&broker, V5);
+    wire.send(&connect.bytes());
+    wire.expect_bad_connect(QUOTA);
+    counted(&broker, "maxProperties", 2);
+}
+
+#[test]
+fn a_topic_has_its_deepest_level() {
+    each_version(|version| {
+        let broker = broker_with(|config| {
+            config.limits.topic_depth = 4;
+            config.limits.deny_budget = Some(Rate { amount: 2, seconds: 3600 });
+        });
+        let mut wire = Wire::connect(&broker, version, "c");
+        wire.ask(&subscribe(version, 1, "t/2/3/4", 0), &packet![0x90; Be16(1), no_props(version), 0]);
+        let code = if version == V5 { 0x8F } else { 0x80 };
+        wire.ask(&subscribe(version, 2, "t/2/3/4/5", 0), &packet![0x90; Be16(2), no_props(version), code]);
+        wire.ask(&subscribe(version, 3, "t/2/3/4/#", 0), &packet![0x90; Be16(3), no_props(version), code]);
+        wire.ask(&publish(version, QOS_1, "t/2/3/5", 4, b"x"), &ack_nobody(version, 4));
+        wire.send(&publish(version, QOS_1, "t/2/3/4/5", 5, b"x"));
+        if version == V5 {
+            expect_code(&mut wire, 0x40, 5, 0x90);
+        } else {
+            // 3.x has no answer: the publication is acknowledged and dropped, and the next one is the last.
+            wire.expect(&puback(version, 5, 0));
+        }
+        wire.send(&publish(version, 0x30, &"t/".repeat(30_000), 0, b"x"));
+        if version == V5 {
+            wire.send(&publish(version, 0x30, "t/2/3/4/5", 0, b"x"));
+        }
+        wire.expect_refusal(0x90);
+        counted(&broker, "topicDepth", if version == V5 { 5 } else { 4 });
+    });
+}
+
+#[test]
+fn a_client_has_its_most_subscriptions_and_may_make_those_again() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_subscriptions = 2);
+        let mut wire = Wire::connect(&broker, version, "c");
+        let code = if version == V5 { QUOTA } else { 0x80 };
+        let three = packet![0x82; Be16(1), no_props(version), "t/1", 1, "t/2", 1, "t/3", 1];
+        wire.ask(&three, &packet![0x90; Be16(1), no_props(version), 1, 1, code]);
+        wire.ask(&subscribe(version, 2, "t/1", 0), &packet![0x90; Be16(2), no_props(version), 0]);
+        let unsubscribed = only_5(version, vec![0]);
+        wire.ask(
+            &packet![0xA2; Be16(3), no_props(version), "t/1"],
+            &packet![0xB0; Be16(3), no_props(version), unsubscribed],
+        );
+        wire.ask(&subscribe(version, 4, "t/3", 1), &packet![0x90; Be16(4), no_props(version), 1]);
+        counted(&broker, "maxSubscriptions", 1);
+    });
+}
+
+#[test]
+fn no_more_messages_are_retained_than_may_be_and_those_that_are_may_change() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.max_retained_messages = 2);
+        let mut wire = Wire::connect(&broker, version, "c");
+        for (id, topic) in [(1, "t/a"), (2, "t/b")] {
+            wire.ask(&publish(version, QOS_1 | RETAIN, topic, id, b"x"), &ack_nobody(version, id));
+        }
+        let mut live = Wire::connect(&broker, version, "live");
+        live.subscribe("t/c", 0);
+        wire.send(&publish(version, QOS_1 | RETAIN, "t/c", 3, b"y"));
+        if version == V5 {
+            expect_code(&mut wire, 0x40, 3, QUOTA);
+            wire.send(&publish(version, QOS_2 | RETAIN, "t/c", 3, b"y"));
+            expect_code(&mut wire, 0x50, 3, QUOTA);
+            live.expect_nothing();
+        } else {
+            wire.expect(&puback(version, 3, 0));
+            live.expect(&publish(version, 0x30, "t/c", 0, b"y"));
+        }
+        wire.ask(&publish(version, QOS_1 | RETAIN, "t/a", 4, b"z"), &ack_nobody(version, 4));
+        wire.ask(&publish(version, QOS_1 | RETAIN, "t/b", 5, b""), &ack_nobody(version, 5));
+        live.disconnect();
+        wire.send(&publish(version, QOS_1 | RETAIN, "t/c", 6, b"new"));
+        assert_eq!(wire.expect_packet().first, 0x40);
+        counted(&broker, "maxRetainedMessages", if version == V5 { 2 } else { 1 });
+        let mut late = Wire::connect(&broker, version, "late");
+        late.subscribe("t/c", 0);
+        late.expect(&publish(version, 0x30 | RETAIN, "t/c", 0, b"new"));
+    });
+}
+
+#[test]
+fn retained_messages_have_their_most_bytes() {
+    let broker = broker_with(|config| config.limits.max_retained_bytes = 10_000);
+    let mut wire = Wire::connect(&broker, V5, "c");
+    wire.ask(&publish(V5, QOS_1 | RETAIN, "t/a", 1, &[b'x'; 9_000]), &ack_nobody(V5, 1));
+    wire.send(&publish(V5, QOS_1 | RETAIN, "t/b", 2, &[b'x'; 1_000]));
+    expect_code(&mut wire, 0x40, 2, QUOTA);
+    wire.ask(&publish(V5, QOS_1 | RETAIN, "t/a", 3, &[b'x'; 8_000]), &ack_nobody(V5, 3));
+    wire.ask(&publish(V5, QOS_1 | RETAIN, "t/b", 4, &[b'x'; 1_000]), &ack_nobody(V5, 4));
+    counted(&broker, "maxRetainedBytes", 1);
+}
+
+#[test]
+fn a_queue_that_refuses_takes_its_most_and_the_publication_after_that_reaches_nobody() {
+    each_version(|version| {
+        let broker = broker_with(|config| {
+            config.limits.max_queued_messages = 2;
+            config.limits.queue_full = QueueFull::Refuse;
+        });
+        let mut away = Wire::accepted(&broker, &Connect::kept(version, 1)).0;
+        away.subscribe("t/a", 1);
+        away.disconnect();
+        wait_until(DEADLINE, "the session to be away", || match broker.report().connections {
+            0 => Ok(()),
+            n => Err(n),
+        });
+        let mut here = Wire::connect(&broker, version, "here");
+        here.subscribe("t/a", 0);
+        let mut from = Wire::connect(&broker, version, "from");
+        for id in [1, 2] {
+            from.ask(&publish(version, QOS_1, "t/a", id, &[id as u8]), &puback(version, id, 0));
+            here.expect(&publish(version, 0x30, "t/a", 0, &[id as u8]));
+        }
+        from.send(&publish(version, QOS_2, "t/a", 3, b"three"));
+        if version == V5 {
+            expect_code(&mut from, 0x50, 3, QUOTA);
+        } else {
+            from.expect_close();
+            from = Wire::connect(&broker, version, "from");
+        }
+        counted(&broker, "queueFull", 1);
+        here.expect_nothing();
+        // QoS 0 waits in no queue, and goes on.
+        from.send(&publish(version, 0x30, "t/a", 0, b"live"));
+        here.expect(&publish(version, 0x30, "t/a", 0, b"live"));
+        let (mut back, _) = Wire::accepted(&broker, &Connect::kept(version, 1));
+        for id in [1, 2] {
+            let frame = back.expect_packet();
+            assert_eq!((frame.first & 0xF6, *frame.body.last().unwrap()), (QOS_1, id));
+        }
+        back.expect_nothing();
+    });
+}
+
+#[test]
+fn a_client_that_publishes_too_fast_is_slowed_down_and_loses_nothing() {
+    each_version(|version| {
+        for (name, broker) in [
+            ("messageRate", broker_with(|config| config.limits.message_rate = Some(Rate { amount: 10, seconds: 1 }))),
+            ("byteRate", broker_with(|config| config.limits.byte_rate = Some(Rate { amount: 1000, seconds: 1 }))),
+        ] {
+            let mut to = Wire::connect(&broker, version, "to");
+            to.subscribe("t/a", 0);
+            let mut from = Wire::connect(&broker, version, "from");
+            let began = Instant::now();
+            let packets: Vec<u8> = (0..20).flat_map(|n| publish(version, 0x30, "t/a", 0, &[n; 92])).collect();
+            from.send(&packets);
+            for n in 0..20 {
+                assert_eq!(*to.expect_packet().body.last().unwrap(), n);
+            }
+            // Ten at once, and the rest at ten a second; the last but one was waited for.
+            let took = began.elapsed().as_millis();
+            assert!((700..5000).contains(&took), "{name}: {took} ms");
+            assert!(refusals(&broker, name) >= 5, "{name}");
+            from.ask(&[0xC0, 0], &[0xD0, 0]);
+        }
+    });
+}
+
+#[test]
+fn the_budget_of_denies_is_what_it_is_set_to() {
+    each_version(|version| {
+        let broker = broker_with(|config| config.limits.deny_budget = Some(Rate { amount: 5, seconds: 3600 }));
+        let mut wire = Wire::connect(&broker, version, "c");
+        for _ in 0..4 {
+            wire.send(&publish(version, 0x30, "denied", 0, b"x"));
+        }
+        wire.ask(&[0xC0, 0], &[0xD0, 0]);
+        wire.send(&publish(version, 0x30, "denied", 0, b"x"));
+        wire.expect_refusal(0x87);
+    });
+}
