@@ -192,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         })
         .await;
         // What arrived together with CONNECT is here already.
-        let closing = match self.received(&[], self.shared.now()) {
+        let closing = match self.guarded(|this| this.received(&[], this.shared.now())) {
             Ok(()) => std::future::poll_fn(|cx| self.poll(cx)).await,
             Err(closing) => closing,
         };
@@ -200,14 +200,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Box::pin(self.finish(closing)).await;
     }
 
-    /// One turn.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
-        // A mistake of ours in the turn of one client must stay with that client: it is disconnected as for any other
-        // reason, and its session goes back to the registry.
-        let turn = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.turn(cx))).unwrap_or_else(|_| {
+    /// A mistake of ours in the turn of one client must stay with that client: it is disconnected as for any other
+    /// reason, and its session goes back to the registry.
+    fn guarded<T>(&mut self, turn: impl FnOnce(&mut Self) -> Result<T, Closing>) -> Result<T, Closing> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| turn(self))).unwrap_or_else(|_| {
             self.shared.counters.panics.add(1);
             Err(Closing::because(ReasonCode::UNSPECIFIED_ERROR, "internal error of the broker"))
-        });
+        })
+    }
+
+    /// One turn.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        let turn = self.guarded(|this| this.turn(cx));
         match turn {
             Ok(again) => {
                 self.shared.counters.add(&mut self.turn, self.session.inflight.len());

@@ -16,6 +16,7 @@ mod bridge;
 mod client;
 mod docs;
 mod interop;
+mod isolation;
 mod lab;
 mod limits;
 mod manifests;

@@ -64,6 +64,7 @@ pub struct Device {
     random: u64,
     /// Whether a CONNACK has ever come: from then on the session exists.
     known: bool,
+    connections: usize,
     topic: String,
     wants_subscription: bool,
     awaits_end: bool,
@@ -93,6 +94,7 @@ impl Device {
             habits,
             random: habits.seed | 1,
             known: false,
+            connections: 0,
             topic: String::new(),
             wants_subscription: false,
             awaits_end: false,
@@ -135,6 +137,7 @@ impl Device {
             Loss::AfterSending(bytes) => (bytes, usize::MAX),
             Loss::AfterReading(bytes) | Loss::AbandonedAfterReading(bytes) => (usize::MAX, bytes),
         };
+        self.connections += 1;
         self.caught_up = false;
         self.due.clear();
         self.out.clear();
@@ -148,13 +151,15 @@ impl Device {
             let (writable, readable) = (self.out.len().min(up), down.min(buffer.len()));
             tokio::select! {
                 written = writer.write(&self.out[..writable]), if writable > 0 => {
-                    let written = written.expect("the broker keeps the connection open");
+                    let Ok(written) = written else { return self.ended_by_the_broker() };
                     self.out.drain(..written);
                     up -= written;
                 }
                 read = reader.read(&mut buffer[..readable]) => {
                     let read = read.unwrap();
-                    assert!(read > 0, "the broker has ended the connection");
+                    if read == 0 {
+                        return self.ended_by_the_broker();
+                    }
                     down -= read;
                     input.extend_from_slice(&buffer[..read]);
                     while let Some(length) = packet_length(&input, u32::MAX).unwrap().filter(|n| *n <= input.len()) {
@@ -164,6 +169,12 @@ impl Device {
                 }
             }
         }
+    }
+
+    /// That may happen when an earlier connection was lost while its password was checked: its CONNECT then comes after
+    /// that of this connection, and takes the session over.
+    fn ended_by_the_broker(&self) {
+        assert!(self.connections > 1, "the broker has ended the first connection");
     }
 
     fn push(&mut self, packet: &Packet<'_>) {
@@ -293,6 +304,7 @@ impl Device {
                 assert!(!suback.codes[0].is_failure());
                 self.wants_subscription = false;
             }
+            Packet::Disconnect(disconnect) => assert_eq!(disconnect.code, ReasonCode::SESSION_TAKEN_OVER),
             other => panic!("{other:?}"),
         }
         false
