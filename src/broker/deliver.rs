@@ -142,14 +142,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends again, with DUP, in the order of the first time `[MQTT-4.4.0-1, 4.6.0-1]`, as much as the client accepts at
     /// a time: it may accept less than in its last connection. Answers whether some is still to come at once.
     pub(super) fn take_resend(&mut self) -> bool {
+        // What the client has acknowledged meanwhile is neither sent again nor under way.
+        self.resend.retain(|id| self.session.inflight.get(*id).is_some());
         while self.outbox.len() < self.outbox_high()
             && let Some(id) = self.resend.front().copied()
+            && let Some(sent) = self.session.inflight.get(id).cloned()
         {
-            let Some(sent) = self.session.inflight.get(id).cloned() else {
-                self.resend.pop_front();
-                continue;
-            };
-            if self.session.inflight.len() - self.resend.len().min(self.session.inflight.len()) >= self.peer.window {
+            if self.session.inflight.len() - self.resend.len() >= self.peer.window {
                 self.release_again();
                 return false;
             }

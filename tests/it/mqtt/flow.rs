@@ -169,6 +169,33 @@ fn a_full_window_does_not_delay_a_release_that_is_sent_again() {
     expect_silence(&mut to);
 }
 
+/// 5.0 [MQTT-3.3.4-9].
+#[test]
+fn what_is_acknowledged_before_it_is_sent_again_is_not_sent_again() {
+    let broker = broker();
+    let mut to = Wire::accepted(&broker, &Connect::kept(V5, 1)).0;
+    to.subscribe("t/a", 1);
+    let mut from = Wire::connect(&broker, V5, "from");
+    let ids: Vec<u16> = [b"1", b"2", b"3"]
+        .into_iter()
+        .map(|payload| {
+            published(&mut from, QOS_1, "t/a", payload, 0);
+            expect_publish(&mut to, QOS_1, "t/a", payload)
+        })
+        .collect();
+    to.hang_up();
+    let mut to = Wire::open(&broker, V5);
+    let connect = Connect::kept(V5, 1).with(&bytes![0x21, Be16(1)]);
+    to.send(&bytes![connect.bytes(), ack(PUBACK, ids[2])]);
+    assert!(to.expect_connack().session_present);
+    for (id, payload) in ids.into_iter().zip([b"1", b"2"]) {
+        assert_eq!(expect_publish(&mut to, QOS_1 | DUP, "t/a", payload), id);
+        expect_silence(&mut to);
+        to.send(&ack(PUBACK, id));
+    }
+    expect_silence(&mut to);
+}
+
 /// What is skipped because its time is over makes room for what is behind it.
 #[test]
 fn expired_messages_do_not_hold_up_the_window() {
