@@ -447,7 +447,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.replay.is_empty() {
             return self.take_replay();
         }
-        let window = self.session.inflight.room(self.peer.window);
+        let window = self.window_now();
         let mut qos0 = QOS0.take();
         let mut queued = QUEUED.take();
         let dropped = self.mailbox.take(window, &mut qos0, &mut queued, now);

@@ -16,6 +16,8 @@ use crate::store::memory::{self, Level};
 const CONNECTION: usize = 4096;
 /// Bytes that may wait for the socket of one client when memory is short.
 const OUTBOX_SHORT: usize = 16 * 1024;
+/// QoS 1 and 2 deliveries that are taken at once then.
+const WINDOW_SHORT: usize = 8;
 /// A packet of which so much is there but not all is given up when memory is exhausted.
 const PARTIAL_EXHAUSTED: usize = 64 * 1024;
 
@@ -118,6 +120,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Bytes that may wait for the socket before no more deliveries are taken.
     pub(super) fn outbox_high(&self) -> usize {
         if memory::level() == Level::Ample { OUTBOX_HIGH } else { OUTBOX_SHORT }
+    }
+
+    /// QoS 1 and 2 deliveries that may be taken at once.
+    pub(super) fn window_now(&self) -> usize {
+        let room = self.session.inflight.room(self.peer.window);
+        if memory::level() == Level::Ample { room } else { room.min(WINDOW_SHORT) }
     }
 
     /// Brings the account of memory up to date, at the end of a turn.

@@ -1,13 +1,20 @@
 //! Every limit at its value and at one past it, over real sockets, in each version to which it applies.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use mqtt_operator::client::{self, Client, Incoming, Message, Options};
+use mqtt_operator::mqtt::QoS;
+use mqtt_operator::mqtt::packet::SubscriptionOptions;
+use mqtt_operator::process::open_files;
 
 use mqtt_operator::config::broker::{QueueFull, Rate};
 
 use crate::mqtt::wire::*;
-use crate::support::{Broker, wait_until};
+use crate::support::{Broker, await_until, free_ports, open, wait_until, write_etc};
 
 const V5: Version = Version::V5;
 const QOS_1: u8 = 0x32;
@@ -15,12 +22,17 @@ const QOS_2: u8 = 0x34;
 const RETAIN: u8 = 0x01;
 const QUOTA: u8 = 0x97;
 
-/// How often a limit has refused something.
-fn refusals(broker: &Broker, limit: &str) -> u64 {
-    let mut socket = TcpStream::connect(broker.admin()).unwrap();
+fn metrics_of(admin: u16) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", admin)).unwrap();
     socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     socket.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// How often a limit has refused something.
+fn refusals(broker: &Broker, limit: &str) -> u64 {
+    let text = metrics_of(broker.admin().port());
     let name = format!("mqtt_limit_refusals_total{{limit=\"{limit}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&name));
     line.unwrap_or_else(|| panic!("no {name} in\n{text}")).trim().parse().unwrap()
@@ -363,4 +375,129 @@ fn the_budget_of_denies_is_what_it_is_set_to() {
         wire.send(&publish(version, 0x30, "denied", 0, b"x"));
         wire.expect_refusal(0x87);
     });
+}
+
+/// A broker in a process of its own, so that its memory can be seen.
+struct Process(Child);
+
+impl Process {
+    /// The most memory that it has had, in bytes.
+    fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn join(address: &str, id: &str) -> (Client, Incoming) {
+    let mut options = Options::new(address, id);
+    options.version = V5;
+    let (client, incoming, _) = client::connect(&options).await.unwrap();
+    (client, incoming)
+}
+
+/// Publishes numbered messages; answers the numbers that the broker has taken.
+async fn publish_all(client: &Client, count: u32) -> Vec<u32> {
+    let (mut under_way, mut taken) = (VecDeque::new(), Vec::new());
+    for number in 0..count {
+        let mut payload = number.to_be_bytes().to_vec();
+        payload.resize(1000, 0);
+        under_way.push_back((number, client.send(&Message::new("t/a", payload, QoS::AtLeastOnce)).await.unwrap()));
+        while under_way.len() >= 50 || (number + 1 == count && !under_way.is_empty()) {
+            let (number, sent) = under_way.pop_front().unwrap();
+            if !sent.await.unwrap().is_failure() {
+                taken.push(number);
+            }
+        }
+    }
+    taken
+}
+
+/// Clients that subscribe to everything, half of them at QoS 1, and never read again.
+fn slow_subscribers(address: &str, count: usize) -> Vec<TcpStream> {
+    let subscribed = |n: usize| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        let qos = (n % 2) as u8;
+        let connect = Connect::new(V5, &format!("slow-{n}")).bytes();
+        socket.write_all(&bytes![connect, subscribe(V5, 1, "t/#", qos)]).unwrap();
+        // Until SUBACK, so that each has its place before anything is published.
+        let mut seen = Vec::new();
+        while !seen.ends_with(&packet![0x90; Be16(1), 0, qos]) {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        socket
+    };
+    (0..count).map(subscribed).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_slow_subscribers_stay_within_the_ceiling_and_cost_a_healthy_one_nothing() {
+    const CEILING: u64 = 96 << 20;
+    let long = Duration::from_mins(2);
+    open_files::raise();
+    let [port, admin] = free_ports();
+    let etc = tempfile::tempdir().unwrap();
+    write_etc(etc.path(), |config| {
+        open(config);
+        config.listeners[0].port = port;
+        config.admin.set_port(admin);
+        config.limits.max_memory = Some(CEILING);
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
+    let broker = Process(command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap());
+    let address = format!("127.0.0.1:{port}");
+    await_until(DEADLINE, "the broker", async || TcpStream::connect(&address).map(drop)).await;
+    let at = address.clone();
+    let slow = tokio::task::spawn_blocking(move || slow_subscribers(&at, 1000)).await.unwrap();
+
+    let (healthy, mut incoming) = join(&address, "healthy").await;
+    healthy.subscribe(&[("t/#", SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() })]).await.unwrap();
+    let (publisher, _incoming) = join(&address, "publisher").await;
+    let receiving = async {
+        let mut received = Vec::new();
+        while received.last() != Some(&u32::MAX) {
+            let delivery = incoming.next().await.unwrap().unwrap();
+            received.push(u32::from_be_bytes(delivery.message.payload[..4].try_into().unwrap()));
+        }
+        received.pop();
+        received
+    };
+    let publishing = async {
+        let taken = publish_all(&publisher, 3000).await;
+        let last = Message::new("t/a", u32::MAX.to_be_bytes().to_vec(), QoS::AtLeastOnce);
+        // Refused while memory is exhausted, as everything at QoS 1; there is room again when the slow ones are gone.
+        await_until(long, "room for the last message", async || match publisher.publish(&last).await.unwrap() {
+            code if code.is_failure() => Err(code),
+            _ => Ok(()),
+        })
+        .await;
+        taken
+    };
+    let both = async { tokio::join!(publishing, receiving) };
+    let (taken, received) = tokio::time::timeout(long, both).await.expect("the healthy one is served");
+    assert!(taken.len() > 100, "only {} publications were taken", taken.len());
+    assert_eq!(received, taken, "what was acknowledged arrives, in order and once");
+    let most = broker.most_memory();
+    assert!(most < CEILING, "{} MiB", most >> 20);
+    // Who reads nothing for thirty seconds is disconnected: the broker has closed, whatever it left unread.
+    let mut last = slow.into_iter().next_back().unwrap();
+    last.set_read_timeout(Some(long)).unwrap();
+    await_until(long, "the slow ones to be disconnected", async || {
+        let text = metrics_of(admin);
+        let of_listener = text.lines().filter(|line| line.starts_with("mqtt_connections{"));
+        let connections: u64 = of_listener.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+        // One for which nothing more waits than its kernel has taken is not stuck.
+        if connections < 100 { Ok(()) } else { Err(connections) }
+    })
+    .await;
+    let _ = last.read_to_end(&mut Vec::new());
 }

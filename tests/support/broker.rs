@@ -165,6 +165,13 @@ fn config() -> Config {
     }
 }
 
+/// Writes below `etc` what a broker in a process of its own reads.
+pub fn write_etc(etc: &Path, change: impl FnOnce(&mut Config)) {
+    let mut config = config();
+    change(&mut config);
+    write_documents(etc, &config, quick_hash());
+}
+
 fn write_documents(etc: &Path, config: &Config, hash: &str) {
     let keys = PrivateKeys { keys: vec![signing_key()] };
     let hash = |user: &User| UserHash { name: user.name.clone(), hash: hash.into(), source: None };
