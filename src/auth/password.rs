@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::{Output, PasswordHash, PasswordHasher, Salt, SaltString};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::hmac;
 
 use super::identity::{Identity, Refusal};
@@ -16,6 +16,11 @@ const LANES: u32 = 1;
 /// A hash in a document may ask for at most this much, so that a wrong file cannot take the broker's memory or time.
 const MOST_MEMORY: u32 = 256 * 1024;
 const MOST_PASSES: u32 = 16;
+
+/// Bytes from which on an allocation is one that goes back to the system when it is freed. Smaller ones the C library keeps
+/// for each thread that made one: wrong passwords would cost hundreds of megabytes that never come back. Only the part
+/// that is used becomes memory.
+const RETURNED: usize = 40 * 1024 * 1024;
 
 /// The hash of no password, verified for users that do not exist, so that the time does not tell them apart.
 const NOBODY: &str =
@@ -74,8 +79,22 @@ pub(super) fn check_hash(phc: &str) -> Result<(), HashError> {
 
 /// Whether the password is the one that was hashed. Takes tens of milliseconds and tens of megabytes.
 pub fn verify(password: &[u8], phc: &str) -> bool {
-    check_hash(phc).is_ok()
-        && PasswordHash::new(phc).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+    check_hash(phc).is_ok() && PasswordHash::new(phc).is_ok_and(|hash| is_of(password, &hash).unwrap_or(false))
+}
+
+fn is_of(password: &[u8], hash: &PasswordHash<'_>) -> Option<bool> {
+    let params = Params::try_from(hash).ok()?;
+    let version = hash.version.map_or(Ok(Version::V0x13), Version::try_from).ok()?;
+    let expected = hash.hash?;
+    let (mut salt, mut found) = ([0; Salt::MAX_LENGTH], [0; Output::MAX_LENGTH]);
+    let salt = hash.salt?.decode_b64(&mut salt).ok()?;
+    let found = &mut found[..expected.len()];
+    let mut memory = Vec::with_capacity(params.block_count().max(RETURNED / size_of::<Block>()));
+    memory.resize(params.block_count(), Block::default());
+    let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
+    argon2.hash_password_into_with_memory(password, salt, found, &mut memory).ok()?;
+    // The comparison takes the same time wherever they differ.
+    Some(Output::new(found).ok()? == expected)
 }
 
 /// A password that is still to be verified.
