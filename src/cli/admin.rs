@@ -1,6 +1,8 @@
 //! Reaching the admin port of a broker: on this machine, or in its pods through a port-forward, with the person's own
 //! rights. Each request brings a token that is signed here and lives for a minute.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, bail};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, header};
@@ -28,13 +30,13 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 pub struct Ports {
     signing: Signing,
     audience: String,
-    pub ports: Vec<Port>,
+    pub all: Vec<Port>,
 }
 
 /// One admin port.
 pub enum Port {
     Local(std::net::SocketAddr),
-    Pod { pods: Api<Pod>, name: String },
+    Pod { pods: Box<Api<Pod>>, name: String },
 }
 
 /// What an admin port answers.
@@ -73,7 +75,7 @@ impl Ports {
                     .into_iter()
                     .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"));
                 let names = running.filter_map(|pod| pod.metadata.name);
-                names.map(|name| Port::Pod { pods: pods.clone(), name }).collect()
+                names.map(|name| Port::Pod { pods: Box::new(pods.clone()), name }).collect()
             }
         };
         if ports.is_empty() {
@@ -81,7 +83,7 @@ impl Ports {
             bail!("no pod of {namespace}/{name} runs; `kubectl -n {namespace} describe mqttbroker {name}` says why");
         }
         let signing = keys::signing(target).await?;
-        Ok(Self { signing, audience: admin::audience(target.namespace(), target.name()), ports })
+        Ok(Self { signing, audience: admin::audience(target.namespace(), target.name()), all: ports })
     }
 
     /// Sends a request to one of the ports.
@@ -153,7 +155,7 @@ pub fn encode(text: &str) -> String {
             encoded.push(byte.into());
         } else {
             // Dots too: `..` would otherwise mean the directory above.
-            encoded.push_str(&format!("%{byte:02X}"));
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

@@ -101,9 +101,10 @@ pub async fn run(verb: Verb, wanted: Where) -> anyhow::Result<()> {
 }
 
 async fn list(flags: &List, ports: &Ports) -> anyhow::Result<()> {
-    let filter: String = flags.filter.iter().map(|(key, value)| format!("&{key}={}", encode(value))).collect();
+    let filter: Vec<String> = flags.filter.iter().map(|(key, value)| format!("&{key}={}", encode(value))).collect();
+    let filter = filter.concat();
     let mut all: Vec<Session> = Vec::new();
-    for port in &ports.ports {
+    for port in &ports.all {
         all.extend(pages(ports, port, &format!("/api/v1/sessions?limit={PAGE}{filter}")).await?);
     }
     all.sort_by(|a, b| a.client_id.cmp(&b.client_id));
@@ -204,7 +205,7 @@ struct Shown {
 
 async fn show(flags: &Show, ports: &Ports) -> anyhow::Result<()> {
     let client = encode(&flags.client);
-    for port in &ports.ports {
+    for port in &ports.all {
         let found: Vec<Session> = pages(ports, port, &format!("/api/v1/sessions?client={client}")).await?;
         let Some(session) = found.into_iter().next() else { continue };
         let path = format!("/api/v1/subscriptions?client={client}&limit={PAGE}");
@@ -244,7 +245,7 @@ async fn kick(flags: &Kick, ports: &Ports) -> anyhow::Result<()> {
     let forget = if flags.forget { "?forget=true" } else { "" };
     let path = format!("/api/v1/sessions/{}/kick{forget}", encode(&flags.client));
     let mut last = None;
-    for port in &ports.ports {
+    for port in &ports.all {
         match ports.ask::<Kicked>(port, Method::POST, &path).await? {
             Answer::Done(kicked) => {
                 let was = if kicked.was_online { "disconnected" } else { "was away" };

@@ -109,7 +109,7 @@ async fn a_token_that_is_not_for_the_port_is_refused_and_told_why() {
         assert!(answer["error"].as_str().unwrap().contains(says), "{answer}");
     }
     let (code, answer) =
-        with(&broker, Method::GET, "/api/v1/keys", Some(&format!("bearer  {}", broker.admin_token()))).await;
+        with(&broker, Method::GET, "/api/v1/keys", Some(&format!("bearer  {}", Broker::admin_token()))).await;
     assert_eq!(code, 200, "{answer}");
     let metrics = metrics(&broker).await;
     assert!(metrics.contains(r#"mqtt_admin_refused_total{reason="forbidden"} 3"#), "{metrics}");
@@ -120,7 +120,7 @@ async fn an_admin_token_opens_no_mqtt() {
     let broker = Broker::with(open);
     for version in VERSIONS {
         let mut options = broker.options(1, version);
-        options.password = Some(broker.admin_token().into_bytes());
+        options.password = Some(Broker::admin_token().into_bytes());
         match client::connect(&options).await {
             Err(Error::Refused { code, .. }) => assert_eq!(code, ReasonCode::BAD_USER_NAME_OR_PASSWORD, "{version:?}"),
             other => panic!("{version:?}: {other:?}"),

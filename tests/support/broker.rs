@@ -94,14 +94,14 @@ impl Broker {
     }
 
     /// A token that opens its admin port.
-    pub fn admin_token(&self) -> String {
+    pub fn admin_token() -> String {
         admin::mint(&signing_key(), "mqttbroker/test/broker", "mqtt-admin://test/broker", "tests", unix_seconds())
     }
 
     /// Asks its admin port: status and answer.
     pub async fn ask(&self, method: Method, path: &str) -> (u16, Value) {
         let request = reqwest::Client::new().request(method, format!("http://{}{path}", self.admin()));
-        let answer = request.bearer_auth(self.admin_token()).send().await.unwrap();
+        let answer = request.bearer_auth(Self::admin_token()).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
