@@ -217,12 +217,12 @@ mod tests {
         let admission = admission(|limits| limits.max_connections_per_address = 2);
         let (one, other) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         let first = from(&admission, one, 0);
-        let _second = from(&admission, one.to_ipv6_mapped(), 0);
+        let second = from(&admission, one.to_ipv6_mapped(), 0);
         assert_eq!(from(&admission, one, 0).refused(), Some(Limit::MaxConnectionsPerAddress));
         assert_eq!(from(&admission, other, 0).refused(), None);
         drop(first);
         assert_eq!(from(&admission, one, 0).refused(), None);
-        drop(_second);
+        drop(second);
         assert!(admission.lock().by_address.is_empty());
     }
 

@@ -26,6 +26,7 @@ use super::linger;
 use super::mailbox::{Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
+use super::quota::outbox_high;
 use super::registry::Leaving;
 use super::replay::Replay;
 use super::sessions::Described;
@@ -417,7 +418,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn write(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
         for _ in 0..WRITES_PER_TURN {
             // What is not taken now because too much waits for the socket is taken when that has left.
-            let more = self.outbox.len() >= self.outbox_high() || self.take_deliveries(now);
+            let more = self.outbox.len() >= outbox_high() || self.take_deliveries(now);
             if self.outbox.is_empty() {
                 if more {
                     // All that was taken had expired, or was too large for this client: what is behind it was not.
@@ -463,7 +464,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn take_replay(&mut self) -> bool {
         self.replay.search(&self.shared);
-        while self.outbox.len() < self.outbox_high()
+        while self.outbox.len() < outbox_high()
             && let Some(delivery) = self.replay.front()
         {
             if delivery.qos != QoS::AtMostOnce && self.session.inflight.room(self.peer.window) == 0 {

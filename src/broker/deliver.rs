@@ -8,6 +8,7 @@ use super::aliases::Alias;
 use super::connection::{Closing, Connection};
 use super::denies::Action;
 use super::events;
+use super::quota::outbox_high;
 use super::router::Subscriber;
 use super::sys::is_sys;
 use super::unix_millis;
@@ -144,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn take_resend(&mut self) -> bool {
         // What the client has acknowledged meanwhile is neither sent again nor under way.
         self.resend.retain(|id| self.session.inflight.get(*id).is_some());
-        while self.outbox.len() < self.outbox_high()
+        while self.outbox.len() < outbox_high()
             && let Some(id) = self.resend.front().copied()
             && let Some(sent) = self.session.inflight.get(id).cloned()
         {

@@ -43,6 +43,11 @@ impl Pace {
     }
 }
 
+/// Bytes that may wait for the socket before no more deliveries are taken.
+pub fn outbox_high() -> usize {
+    if memory::level() == Level::Ample { OUTBOX_HIGH } else { OUTBOX_SHORT }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Counts a PUBLISH packet. A client that is too fast is not read until it has waited for what it was too early.
     pub(super) fn count_publication(&mut self, bytes: usize, now: u64) {
@@ -115,11 +120,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         events::limited(&self.shared, limit, &self.peer.client_id, "subscription refused");
         Some(code)
-    }
-
-    /// Bytes that may wait for the socket before no more deliveries are taken.
-    pub(super) fn outbox_high(&self) -> usize {
-        if memory::level() == Level::Ample { OUTBOX_HIGH } else { OUTBOX_SHORT }
     }
 
     /// QoS 1 and 2 deliveries that may be taken at once.

@@ -133,9 +133,9 @@ fn a_connect_has_its_largest_size() {
         let mut wire = Wire::open(&broker, version);
         wire.send(&connect.bytes());
         if version == V5 {
-            wire.expect_bad_connect(0x95)
+            wire.expect_bad_connect(0x95);
         } else {
-            wire.expect_close()
+            wire.expect_close();
         }
         counted(&broker, "maxConnectSize", 1);
     });

@@ -402,7 +402,7 @@ async fn the_broker_tells_about_itself_to_whom_a_rule_allows_it() {
         );
         let (second, _incoming) = broker.connect(1, version).await;
         client.subscribe(&[("$SYS/+/version", at(QoS::AtLeastOnce))]).await.unwrap();
-        let mut both = [next(&mut incoming).await, next(&mut incoming).await].map(|m| (m.topic.to_string(), m.payload));
+        let mut both = [next(&mut incoming).await, next(&mut incoming).await].map(|m| (m.topic.clone(), m.payload));
         both.sort();
         assert_eq!((&*both[0].0, &*both[0].1), ("$SYS/broker/clients/connected", &b"2"[..]), "a change is published");
         assert!(both[1].1.starts_with(b"mqtt-operator "), "{both:?}");

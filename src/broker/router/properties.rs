@@ -178,7 +178,9 @@ proptest! {
         let router = Router::default();
         let mut list = List::new();
         let mailboxes: Vec<_> = (0..SESSIONS).map(|session| Arc::new(Mailbox::new(session, LIMITS))).collect();
-        mailboxes.iter().for_each(|mailbox| mailbox.connect(0));
+        for mailbox in &mailboxes {
+            mailbox.connect(0);
+        }
         for change in changes {
             make(change, &router, &mut list, &mailboxes);
         }

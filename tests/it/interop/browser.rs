@@ -16,7 +16,7 @@ use super::{VERSIONS, script, settings};
 use crate::support::{Authority, Broker, chromium, mqttjs};
 
 /// A browser has to start; then everything is fast.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A web server with the page, and what the page reports.
 struct Site {
