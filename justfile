@@ -11,6 +11,13 @@ up *ARGS:
 test *LAYER:
     tests/run {{LAYER}}
 
+# Fuzzes one target for ten minutes; docs/fuzzing.md lists them. Needs cargo-fuzz and a nightly toolchain.
+fuzz TARGET SECONDS="600":
+    mkdir -p target/fuzz-corpus/{{TARGET}}
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none {{TARGET}} \
+        target/fuzz-corpus/{{TARGET}} tests/fuzz/corpus/{{TARGET}} \
+        -- -max_total_time={{SECONDS}} -rss_limit_mb=2048 -timeout=20
+
 fmt:
     cargo fmt
 

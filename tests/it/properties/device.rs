@@ -56,7 +56,7 @@ struct Sent {
     released: bool,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a stage of its own that a connection reaches or not")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the session or the connection")]
 pub struct Device {
     client_id: String,
     user: &'static str,

@@ -1,0 +1,36 @@
+//! What fuzzing has found worth keeping, once more: every input of the corpora goes through its target.
+
+#[path = "../fuzz/src/targets/mod.rs"]
+mod targets;
+
+/// Tells which input it was.
+fn replay(target: &str, run: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
+    for (path, input) in targets::corpus(target) {
+        assert!(std::panic::catch_unwind(|| run(&input)).is_ok(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_decoder_survives_its_corpus() {
+    replay("decoder", targets::decoder::run);
+}
+
+#[test]
+fn answers_do_not_depend_on_how_bytes_are_split() {
+    replay("splits", targets::splits::run);
+}
+
+#[test]
+fn websocket_frames_mean_the_same_in_any_pieces() {
+    replay("websocket", targets::websocket::run);
+}
+
+#[test]
+fn a_proxy_header_means_the_same_in_any_pieces() {
+    replay("proxy", targets::proxy::run);
+}
+
+#[test]
+fn a_healthy_client_is_served_beside_hostile_ones() {
+    replay("connection", targets::connection::run);
+}
