@@ -205,9 +205,23 @@ impl Index<'_> {
         answer
     }
 
+    async fn has(&self, stream: &str) -> bool {
+        reqwest::get(format!("{}/{stream}", self.0)).await.unwrap().status() != reqwest::StatusCode::NOT_FOUND
+    }
+
+    /// Documents that Elasticsearch has written to a stream, whether or not it has said so to anyone; none while the
+    /// stream has no shard.
+    pub async fn writes(&self, stream: &str) -> u64 {
+        if !self.has(stream).await {
+            return 0;
+        }
+        let stats = self.get(&format!("{stream}/_stats/indexing")).await;
+        stats["_all"]["primaries"]["indexing"]["index_total"].as_u64().unwrap_or(0)
+    }
+
     /// Every document of a stream, by its publication; none while there is no stream.
     pub async fn documents(&self, stream: &str) -> Vec<Value> {
-        if reqwest::get(format!("{}/{stream}", self.0)).await.unwrap().status() == reqwest::StatusCode::NOT_FOUND {
+        if !self.has(stream).await {
             return Vec::new();
         }
         self.get(&format!("{stream}/_refresh")).await;
