@@ -5,6 +5,9 @@
 
 use std::collections::HashMap;
 
+use super::rate::Bucket;
+use crate::config::broker::Rate;
+
 /// What a line is about; lines of one kind share a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -37,48 +40,14 @@ impl Kind {
     }
 }
 
-/// Lines at once, and lines a second in the long run, of each kind.
-const KIND: Rate = Rate { burst: 200, per_second: 20 };
+/// Lines at once, and so many again in that time, of each kind.
+const KIND: Rate = Rate { amount: 200, seconds: 10 };
 /// The same for each client within its kind.
-const CLIENT: Rate = Rate { burst: 10, per_second: 1 };
+const CLIENT: Rate = Rate { amount: 10, seconds: 10 };
 /// Clients that are told apart at a time; beyond that only the rate of the kind holds.
 const CLIENTS: usize = 4096;
 /// Milliseconds between two looks for clients that have been silent long enough to be forgotten.
 const FORGET_EVERY: u64 = 1000;
-
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: u64,
-    per_second: u64,
-}
-
-/// A token bucket, counted in thousandths of a line.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    left: u64,
-    at: u64,
-}
-
-impl Bucket {
-    fn full(rate: Rate, now: u64) -> Self {
-        Self { left: rate.burst * 1000, at: now }
-    }
-
-    fn refill(&mut self, rate: Rate, now: u64) {
-        // A thousandth of a line a millisecond is a line a second.
-        let gained = now.saturating_sub(self.at).saturating_mul(rate.per_second);
-        self.left = self.left.saturating_add(gained).min(rate.burst * 1000);
-        self.at = self.at.max(now);
-    }
-
-    fn has_one(&self) -> bool {
-        self.left >= 1000
-    }
-
-    fn is_full(&self, rate: Rate) -> bool {
-        self.left >= rate.burst * 1000
-    }
-}
 
 /// Decides which lines are written.
 #[derive(Debug)]
@@ -92,29 +61,22 @@ pub struct Limiter {
 impl Limiter {
     /// A limiter that lets a first burst through.
     pub fn new(now: u64) -> Self {
-        Self {
-            kinds: [Bucket::full(KIND, now); Kind::ALL.len()],
-            clients: HashMap::new(),
-            suppressed: [0; Kind::ALL.len()],
-            forgot_at: now,
-        }
+        Self { kinds: Default::default(), clients: HashMap::new(), suppressed: [0; Kind::ALL.len()], forgot_at: now }
     }
 
     /// Whether a line of this kind about this client (a hash of its id or address) may be written at `now`, in
     /// milliseconds. A line that may not is counted.
     pub fn admits(&mut self, kind: Kind, client: u64, now: u64) -> bool {
         let at = kind as usize;
-        self.kinds[at].refill(KIND, now);
-        let mut admitted = self.kinds[at].has_one();
-        if let Some(bucket) = self.client(kind, client, now) {
-            bucket.refill(CLIENT, now);
-            admitted &= bucket.has_one();
-            if admitted {
-                bucket.left -= 1000;
-            }
-        }
+        let mut of_kind = self.kinds[at];
+        let enough = of_kind.take(KIND, 1, now);
+        // A line that its kind has no room for costs the client nothing, and the other way round.
+        let admitted = match self.client(kind, client, now) {
+            Some(bucket) => enough && bucket.take(CLIENT, 1, now),
+            None => enough,
+        };
         if admitted {
-            self.kinds[at].left -= 1000;
+            self.kinds[at] = of_kind;
         } else {
             self.suppressed[at] += 1;
         }
@@ -128,15 +90,12 @@ impl Limiter {
                 return None;
             }
             self.forgot_at = now;
-            self.clients.retain(|_, bucket| {
-                bucket.refill(CLIENT, now);
-                !bucket.is_full(CLIENT)
-            });
+            self.clients.retain(|_, bucket| !bucket.is_full(now));
             if self.clients.len() >= CLIENTS {
                 return None;
             }
         }
-        Some(self.clients.entry(key).or_insert_with(|| Bucket::full(CLIENT, now)))
+        Some(self.clients.entry(key).or_default())
     }
 
     /// How many lines of each kind were left out since the last call; kinds without any are not among them.

@@ -29,6 +29,11 @@ impl Bucket {
         (self.full_at - now * PER_MILLISECOND).saturating_sub(capacity(rate)).div_ceil(PER_MILLISECOND)
     }
 
+    /// Whether nothing is missing, so that it need not be remembered.
+    pub fn is_full(self, now: u64) -> bool {
+        self.full_at <= now * PER_MILLISECOND
+    }
+
     fn after(self, rate: Rate, tokens: u64, now: u64) -> u64 {
         let cost = u128::from(tokens) * u128::from(capacity(rate)) / u128::from(rate.amount.max(1));
         self.full_at.max(now * PER_MILLISECOND).saturating_add(u64::try_from(cost).unwrap_or(u64::MAX))
