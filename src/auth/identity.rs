@@ -90,7 +90,8 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub(super) enum Credential {
     Nothing,
-    Password,
+    /// The hash that the password was compared with: another one means another password.
+    Password(Arc<str>),
     Bridge,
     Token(Arc<TokenCredential>),
 }
@@ -100,6 +101,9 @@ pub(super) enum Credential {
 pub(super) struct TokenCredential {
     pub kid: String,
     pub subject: String,
+    pub jti: Option<String>,
+    /// Unix time in seconds.
+    pub issued_at: u64,
     pub username: Option<String>,
     /// Empty means any.
     pub client_ids: Vec<String>,
@@ -140,7 +144,7 @@ impl Identity {
     pub fn method(&self) -> &'static str {
         match self.credential {
             Credential::Token(_) => "jwt",
-            Credential::Password => "password",
+            Credential::Password(_) => "password",
             Credential::Bridge => "bridge",
             Credential::Nothing => "none",
         }

@@ -161,7 +161,7 @@ mod tests {
     fn only_the_same_user_password_and_hash_share_a_cache_key() {
         use crate::auth::identity::{Credential, Principal};
         let key = |user: &str, password: &str, hash: &str, secret: u8| {
-            let identity = Identity::new(Principal::User(user.to_owned()), Credential::Password);
+            let identity = Identity::new(Principal::User(user.to_owned()), Credential::Password("".into()));
             PasswordCheck::new(password.as_bytes(), Some((hash.into(), identity)), String::new())
                 .cache_key(&[secret; 32])
         };

@@ -8,9 +8,12 @@ use serde_json::Map;
 
 use super::admin::{self, Admin};
 use super::grants::{Grants, RuleError, Statement};
-use super::identity::{BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, Verdict, is_reserved};
+use super::identity::{
+    BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, TokenCredential, Verdict, is_reserved,
+};
 use super::key::{Algorithm, KeySet};
 use super::password::{self, HashError, PasswordCheck};
+use super::revocations::{Facts, Revocations, Revoked};
 use super::rule::Rule;
 use super::settings::{Jwt, Settings};
 use super::template::Values;
@@ -24,6 +27,8 @@ pub struct Sources {
     pub jwks: KeySet,
     /// User names and the PHC strings of their passwords.
     pub hashes: Vec<(String, String)>,
+    /// Tokens that are taken back.
+    pub revocations: Revocations,
     /// Absent means that nobody is the bridge.
     pub bridge: Option<Bridge>,
 }
@@ -46,6 +51,7 @@ impl std::fmt::Debug for Bridge {
 pub struct Policy {
     jwt: Jwt,
     keys: KeySet,
+    revocations: Revocations,
     users: HashMap<String, User>,
     groups: HashMap<String, Vec<Statement>>,
     deny: Vec<Statement>,
@@ -82,6 +88,23 @@ pub enum PolicyError {
     Hash { user: String, source: HashError },
     #[error("the bridge's password is empty")]
     BridgePassword,
+}
+
+/// Why a client that was accepted before would not be accepted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    #[error("the key of its token is gone")]
+    Key,
+    #[error("{0}")]
+    Token(Revoked),
+    #[error("its user is gone")]
+    User,
+    #[error("its user has another password")]
+    Password,
+    #[error("anonymous clients are not allowed any more")]
+    Anonymous,
+    #[error("there is no bridge any more")]
+    Bridge,
 }
 
 /// Compiles a list of rules; an error names the rule, as in `deny[2].topic: …`.
@@ -138,6 +161,7 @@ impl Policy {
         Ok(Self {
             jwt: settings.jwt.clone(),
             keys: sources.jwks,
+            revocations: sources.revocations,
             users,
             groups,
             deny: compile("deny", &settings.deny)?,
@@ -231,7 +255,7 @@ impl Policy {
             None => (None, format!("there is no user {name:?}")),
             Some(None) => (None, format!("user {name:?} has no password here")),
             Some(Some(hash)) => {
-                let identity = Identity::new(Principal::User(name.to_owned()), Credential::Password);
+                let identity = Identity::new(Principal::User(name.to_owned()), Credential::Password(Arc::clone(hash)));
                 (Some((Arc::clone(hash), identity)), format!("wrong password for user {name:?}"))
             }
         };
@@ -241,20 +265,39 @@ impl Policy {
     fn authenticate_token(&self, token: &[u8], presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {
         let verified =
             token::verify(token, &self.keys, &token::Expected::from(&self.jwt), now).map_err(Refusal::from)?;
+        if let Some(revoked) = self.revoked(None, &verified.credential) {
+            return Err(TokenError::Revoked(revoked).into());
+        }
         token::admit(verified, presented, self.jwt.bind_client_id).map(Verdict::Accepted)
     }
 
-    /// Whether a client that was accepted before would still be known: its key is loaded, its user is there and has a
-    /// password, anonymous clients are allowed. What it may do is for [`Self::grants`] to say.
-    pub fn knows(&self, identity: &Identity) -> bool {
+    /// The entry that takes a verified token back; `issuer` is absent for a token of our own.
+    fn revoked(&self, issuer: Option<&str>, token: &TokenCredential) -> Option<Revoked> {
+        let (subject, jti) = (token.subject.as_str(), token.jti.as_deref());
+        self.revocations.refuses(&Facts { issuer, subject, jti, issued_at: token.issued_at })
+    }
+
+    /// Whether a client that was accepted before would still be known: its key is loaded, its token is not taken back,
+    /// its user is there with the password that it came with, anonymous clients are allowed. What it may do is for
+    /// [`Self::grants`] to say.
+    pub fn knows(&self, identity: &Identity) -> Result<(), Lost> {
+        let lost = |known: bool, what| if known { Ok(()) } else { Err(what) };
         match (&identity.credential, &identity.principal) {
-            (Credential::Nothing, _) => self.anonymous.is_some(),
-            (Credential::Bridge, _) => self.bridge.is_some(),
-            (Credential::Token(token), _) => self.keys.find(&token.kid).is_some(),
-            (Credential::Password, Principal::User(name)) => {
-                self.users.get(name).is_some_and(|user| user.hash.is_some())
+            (Credential::Nothing, _) => lost(self.anonymous.is_some(), Lost::Anonymous),
+            (Credential::Bridge, _) => lost(self.bridge.is_some(), Lost::Bridge),
+            (Credential::Token(token), principal) => {
+                lost(self.keys.find(&token.kid).is_some(), Lost::Key)?;
+                let issuer = match principal {
+                    Principal::Foreign { issuer, .. } => Some(issuer.as_str()),
+                    _ => None,
+                };
+                self.revoked(issuer, token).map_or(Ok(()), |revoked| Err(Lost::Token(revoked)))
             }
-            (Credential::Password, _) => false,
+            (Credential::Password(hash), Principal::User(name)) => match self.users.get(name) {
+                None | Some(User { hash: None, .. }) => Err(Lost::User),
+                Some(User { hash: Some(now), .. }) => lost(now == hash, Lost::Password),
+            },
+            (Credential::Password(_), _) => Err(Lost::User),
         }
     }
 
@@ -272,7 +315,7 @@ impl Policy {
                 let values = Values { client_id, username: None, subject: None, claims: &none };
                 Grants::from_statements(self.deny.iter().chain(rules), &values)
             }
-            Credential::Password => {
+            Credential::Password(_) => {
                 let Some((name, user)) = user else { return Grants::deny_all() };
                 let values = Values { client_id, username: Some(name), subject: Some(name), claims: &none };
                 let rules = self.deny.iter().chain(&user.rules);

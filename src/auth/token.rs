@@ -16,6 +16,7 @@ use super::identity::{Credential, Identity, Presented, Principal, Refusal, Token
 use super::json;
 use super::key::{KeySet, PrivateKey};
 use super::policy;
+use super::revocations::Revoked;
 use super::rule::{Action, Permission, Rule};
 use super::settings::Jwt;
 use crate::mqtt::ReasonCode;
@@ -117,6 +118,9 @@ pub enum TokenError {
     Expired(u64),
     #[error("token is not valid for another {}", duration(*.0))]
     NotYetValid(u64),
+    /// It was right until it was taken back.
+    #[error("{0}")]
+    Revoked(Revoked),
 }
 
 impl From<TokenError> for Refusal {
@@ -125,7 +129,7 @@ impl From<TokenError> for Refusal {
         match error {
             TokenError::Unverified(_) => Self::bad(text),
             TokenError::Claims(_) => Self { public: Some(text.clone()), ..Self::bad(text) },
-            TokenError::Expired(_) | TokenError::NotYetValid(_) => {
+            TokenError::Expired(_) | TokenError::NotYetValid(_) | TokenError::Revoked(_) => {
                 Self { public: Some(text.clone()), ..Self::new(ReasonCode::NOT_AUTHORIZED, 4, text) }
             }
         }
@@ -266,11 +270,13 @@ pub(super) fn read_claims(
         return Err(TokenError::Claims("`client_id` is empty".to_owned()));
     }
     let groups = texts(&claims, "groups", false)?.unwrap_or_default();
-    text(&claims, "jti")?;
+    let jti = text(&claims, "jti")?.map(str::to_owned);
     let rules = read_acl(claims.get(expected.acl_claim), expected.acl_claim)?;
     let expires_at = check_times(&claims, expected.max_ttl, now)?;
+    let issued_at = seconds(&claims, "iat")?.unwrap_or_default();
     let client_ids = client_ids.unwrap_or_default();
-    let credential = TokenCredential { kid, subject: subject.clone(), username, client_ids, groups, rules, claims };
+    let credential =
+        TokenCredential { kid, subject: subject.clone(), jti, issued_at, username, client_ids, groups, rules, claims };
     Ok(Verified { issuer, subject, expires_at, credential })
 }
 

@@ -12,6 +12,7 @@ use super::listener::Entrance;
 use super::tls::Look;
 use super::{Shared, with_causes};
 use crate::auth::key::{KeyError, KeySet};
+use crate::auth::revocations::{RevocationError, Revocations};
 use crate::auth::{Bridge, Policy, PolicyError, Sources};
 use crate::config::FORMAT;
 use crate::config::broker::{Broker as Config, Users};
@@ -33,6 +34,8 @@ pub enum DocumentError {
     Format { path: PathBuf, format: u32 },
     #[error("{path} holds no usable keys", path = path.display())]
     Keys { path: PathBuf, source: KeyError },
+    #[error("{path} holds an entry that cannot be used", path = path.display())]
+    Revocations { path: PathBuf, source: RevocationError },
     #[error("the rules cannot be used")]
     Policy(#[from] PolicyError),
 }
@@ -56,6 +59,31 @@ pub fn read_broker(etc: &Etc) -> Result<Config, DocumentError> {
     Ok(config)
 }
 
+/// The files of a directory by name, but for those of the kubelet's own, which begin with two points.
+fn directory(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // No name that is meant is anything but ASCII; another one is an error where names are read.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("..") {
+            files.push((name, std::fs::read(entry.path())?));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn revocations(path: &Path) -> Result<Revocations, DocumentError> {
+    let files = directory(path).map_err(|source| DocumentError::Read { path: path.to_owned(), source })?;
+    let entries = files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
+    Revocations::parse(entries).map_err(|source| DocumentError::Revocations { path: path.to_owned(), source })
+}
+
 /// Makes the policy from the configuration and from the keys and hashes below `etc`.
 pub fn policy(config: &Config, etc: &Etc) -> Result<Policy, DocumentError> {
     let jwks = KeySet::parse(&read(&etc.jwks())?).map_err(|source| DocumentError::Keys { path: etc.jwks(), source })?;
@@ -70,7 +98,8 @@ pub fn policy(config: &Config, etc: &Etc) -> Result<Policy, DocumentError> {
         None => None,
     };
     let hashes = users.users.into_iter().map(|user| (user.name, user.hash)).collect();
-    Ok(Policy::new(&config.auth, Sources { jwks, hashes, bridge })?)
+    let revocations = revocations(&etc.revocations())?;
+    Ok(Policy::new(&config.auth, Sources { jwks, hashes, bridge, revocations })?)
 }
 
 /// Reads the certificates of a listener, if they have changed.

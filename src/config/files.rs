@@ -30,6 +30,11 @@ impl Etc {
         self.0.join("users/users.json")
     }
 
+    /// The tokens that are taken back, one file per entry; see [`crate::auth::revocations`]. It may be absent.
+    pub fn revocations(&self) -> PathBuf {
+        self.0.join("revocations")
+    }
+
     /// The certificate chain of a listener, PEM.
     pub fn certificate(&self, listener: &str) -> PathBuf {
         self.0.join("tls").join(listener).join("tls.crt")

@@ -33,7 +33,7 @@ fn user(name: &str, groups: &[&str], acl: Vec<Rule>) -> User {
 fn policy(settings: &Settings) -> Policy {
     let hashes = settings.users.iter().map(|user| (user.name.clone(), HASH.clone())).collect();
     let bridge = Some(Bridge { password: b"bridge-password".to_vec(), topics: vec!["sensor/#".to_owned()] });
-    Policy::new(settings, Sources { jwks: KeySet::default(), hashes, bridge }).unwrap()
+    Policy::new(settings, Sources { hashes, bridge, ..Sources::default() }).unwrap()
 }
 
 const NOTHING: Presented<'_> = Presented {
@@ -68,7 +68,8 @@ fn refused(policy: &Policy, presented: &Presented<'_>) -> (u8, u8) {
 /// What one user with these rules, and nobody else's, may do.
 fn grants_of(acl: Vec<Rule>, client_id: &str) -> Grants {
     let policy = policy(&Settings { users: vec![user("u", &[], acl)], ..Settings::default() });
-    policy.grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password), client_id)
+    policy
+        .grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password(HASH.as_str().into())), client_id)
 }
 
 fn publishes(grants: &Grants, topic: &str) -> bool {
@@ -258,7 +259,8 @@ fn the_deny_list_of_the_object_comes_before_everything() {
         deny: vec![deny(Action::All, "secret/#")],
         ..Settings::default()
     };
-    let grants = policy(&settings).grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password), "c");
+    let grants = policy(&settings)
+        .grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password(HASH.as_str().into())), "c");
     assert!(!subscribes(&grants, "#") && !publishes(&grants, "secret/a") && publishes(&grants, "a"));
 }
 
@@ -272,7 +274,8 @@ fn the_rules_of_a_user_come_before_those_of_the_groups_in_order() {
         ],
         ..Settings::default()
     };
-    let grants = policy(&settings).grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password), "c");
+    let grants = policy(&settings)
+        .grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password(HASH.as_str().into())), "c");
     let may: Vec<bool> = ["a/1", "a/2", "a/3", "b/1", "b/2"].iter().map(|topic| publishes(&grants, topic)).collect();
     assert_eq!(may, [false, false, true, true, false]);
 }
@@ -420,4 +423,25 @@ fn secrets_are_not_printed() {
         !printed.contains("bridge-password") && !printed.contains(&format!("{:?}", b"bridge-password")),
         "{printed}"
     );
+}
+
+#[test]
+fn a_client_whose_user_is_gone_or_has_another_password_is_no_longer_known() {
+    let before = policy(&Settings { users: vec![user("u", &[], vec![])], ..Settings::default() });
+    let identity = connect(&before, &with_password("u", b"mqtt_password")).unwrap();
+    assert_eq!(before.knows(&identity), Ok(()));
+    assert_eq!(policy(&Settings::default()).knows(&identity), Err(Lost::User));
+    let settings = Settings { users: vec![user("u", &[], vec![])], ..Settings::default() };
+    assert_eq!(Policy::new(&settings, Sources::default()).unwrap().knows(&identity), Err(Lost::User), "no hash");
+    let hashes = vec![("u".to_owned(), password::hash(b"mqtt_password", [4; 16]).unwrap())];
+    let after = Policy::new(&settings, Sources { hashes, ..Sources::default() }).unwrap();
+    assert_eq!(after.knows(&identity), Err(Lost::Password));
+}
+
+#[test]
+fn an_anonymous_client_is_known_while_anonymous_clients_are_allowed() {
+    let open = Settings { anonymous: Some(Anonymous { acl: vec![] }), ..Settings::default() };
+    let identity = connect(&policy(&open), &NOTHING).unwrap();
+    assert_eq!(policy(&open).knows(&identity), Ok(()));
+    assert_eq!(policy(&Settings::default()).knows(&identity), Err(Lost::Anonymous));
 }

@@ -4,8 +4,9 @@ use serde_json::json;
 
 use super::*;
 use crate::auth::key::{Algorithm, PrivateKeys, generate};
+use crate::auth::revocations::Revocations;
 use crate::auth::settings::{Anonymous, Group, Settings, User};
-use crate::auth::{Grants, Policy, Sources, Verdict};
+use crate::auth::{Grants, Lost, Policy, Sources, Verdict};
 use crate::mqtt::QoS;
 
 const NOW: u64 = 1_763_800_000;
@@ -374,7 +375,7 @@ fn policy(settings: Settings) -> Policy {
     let hash = crate::auth::password::hash(b"right", [5; 16]).unwrap();
     let settings = Settings { jwt: Jwt { bind_client_id: settings.jwt.bind_client_id, ..jwt() }, ..settings };
     let hashes = settings.users.iter().map(|user| (user.name.clone(), hash.clone())).collect();
-    Policy::new(&settings, Sources { jwks: keys(), hashes, bridge: None }).unwrap()
+    Policy::new(&settings, Sources { jwks: keys(), hashes, ..Sources::default() }).unwrap()
 }
 
 fn connect(policy: &Policy, username: Option<&str>, password: &[u8], client_id: &str) -> Result<Identity, (u8, u8)> {
@@ -605,9 +606,43 @@ fn a_client_whose_key_was_removed_is_no_longer_known() {
     let before = policy(Settings::default());
     let identity = connect(&before, None, token(&claims()).as_bytes(), "c").unwrap();
     assert_eq!(identity.key_id(), Some(key(Algorithm::EdDsa).kid()));
-    assert!(before.knows(&identity));
+    assert!(before.knows(&identity).is_ok());
     let after = Policy::new(&Settings { jwt: jwt(), ..Settings::default() }, Sources::default()).unwrap();
-    assert!(!after.knows(&identity));
+    assert_eq!(after.knows(&identity), Err(Lost::Key));
+}
+
+/// A policy that knows the keys, and takes these back.
+fn revoking(entries: &[(&str, &str)]) -> Policy {
+    let entries = entries.iter().map(|(name, time)| (*name, time.as_bytes()));
+    let sources = Sources { jwks: keys(), revocations: Revocations::parse(entries).unwrap(), ..Sources::default() };
+    Policy::new(&Settings { jwt: jwt(), ..Settings::default() }, sources).unwrap()
+}
+
+#[test]
+fn a_token_that_is_taken_back_is_refused_and_its_bearer_no_longer_known() {
+    let good = token(&claims());
+    let identity = connect(&revoking(&[]), None, good.as_bytes(), "c").unwrap();
+    let now = NOW.to_string();
+    for entry in [("jti.01J", "0"), ("sub.dev1", now.as_str()), ("before", now.as_str())] {
+        let policy = revoking(&[entry]);
+        assert_eq!(connect(&policy, None, good.as_bytes(), "c").unwrap_err(), (0x87, 4), "{entry:?}");
+        assert!(matches!(policy.knows(&identity), Err(Lost::Token(_))), "{entry:?}");
+    }
+    let earlier = (NOW - 1).to_string();
+    for entry in [("jti.01K", "0"), ("sub.dev1", earlier.as_str()), ("before", earlier.as_str())] {
+        let policy = revoking(&[entry]);
+        assert!(connect(&policy, None, good.as_bytes(), "c").is_ok(), "{entry:?}");
+        assert_eq!(policy.knows(&identity), Ok(()), "{entry:?}");
+    }
+}
+
+#[test]
+fn whoever_brings_a_revoked_token_learns_that_it_is_revoked_and_a_stranger_does_not() {
+    let refusal = Refusal::from(TokenError::Revoked(Revoked::Token));
+    assert_eq!(refusal.public.as_deref(), Some("the token is revoked"));
+    let stranger = generate(Algorithm::EdDsa, &[1; 48]).unwrap();
+    let forged = sign(&header(&stranger).to_string(), &claims().to_string(), &stranger);
+    assert_eq!(connect(&revoking(&[("jti.01J", "0")]), None, forged.as_bytes(), "c").unwrap_err(), (0x86, 4));
 }
 
 #[test]

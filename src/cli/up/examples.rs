@@ -2,7 +2,7 @@
 
 use crate::auth::rule::{Action, Permission, Rule};
 use crate::auth::settings::{Anonymous, Settings};
-use crate::auth::{Grants, KeySet, Policy, Presented, Sources, Verdict};
+use crate::auth::{Grants, Policy, Presented, Sources, Verdict};
 use crate::local::Running;
 use crate::mqtt::QoS;
 
@@ -73,7 +73,7 @@ pub fn choose(running: &Running) -> Examples {
 }
 
 fn policy(settings: &Settings, hashes: Vec<(String, String)>) -> Option<Policy> {
-    Policy::new(settings, Sources { hashes, jwks: KeySet::default(), bridge: None }).ok()
+    Policy::new(settings, Sources { hashes, ..Sources::default() }).ok()
 }
 
 /// Somebody whom the policy accepts.
