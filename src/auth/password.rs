@@ -1,28 +1,24 @@
-//! Passwords: argon2id hashes in PHC form.
+//! Passwords: new hashes are argon2id in PHC form; others are verified, too.
 
+mod hash;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use argon2::password_hash::{Output, PasswordHash, PasswordHasher, Salt, SaltString};
-use argon2::{Algorithm, Argon2, Block, Params, Version};
+use argon2::password_hash::{PasswordHasher, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::hmac;
 
 use super::identity::{Identity, Refusal};
+use hash::Hash;
+pub use hash::HashError;
 
 /// KiB of memory, passes and lanes of a new hash.
 const MEMORY: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// A hash in a document may ask for at most this much, so that a wrong file cannot take the broker's memory or time.
-const MOST_MEMORY: u32 = 256 * 1024;
-const MOST_PASSES: u32 = 16;
-
-/// Bytes from which on an allocation is one that goes back to the system when it is freed. Smaller ones the C library keeps
-/// for each thread that made one: wrong passwords would cost hundreds of megabytes that never come back. Only the part
-/// that is used becomes memory.
-const RETURNED: usize = 40 * 1024 * 1024;
-
-/// The hash of no password, verified for users that do not exist, so that the time does not tell them apart.
+/// The hash of no password with the cost of a new hash.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keSBubw$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -33,17 +29,6 @@ pub enum PasswordError {
     Empty,
     #[error("hash the password: {0}")]
     Hash(String),
-}
-
-/// Why a text is not the hash of a password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HashError {
-    #[error("not a PHC string: {0}")]
-    Malformed(String),
-    #[error("hashed with `{0}`; only argon2id is known")]
-    Algorithm(String),
-    #[error("asks for {memory} KiB and {passes} passes; at most {MOST_MEMORY} KiB and {MOST_PASSES} are taken")]
-    Expensive { memory: u32, passes: u32 },
 }
 
 /// Hashes a password with argon2id (19 MiB, 2 passes, 1 lane) into a PHC string.
@@ -60,48 +45,57 @@ pub fn hash(password: &[u8], salt: [u8; 16]) -> Result<String, PasswordError> {
     Ok(hash.to_string())
 }
 
-/// Checks that a text is a hash that [`verify`] can work with.
-pub(super) fn check_hash(phc: &str) -> Result<(), HashError> {
-    let malformed = |error: argon2::password_hash::Error| HashError::Malformed(error.to_string());
-    let hash = PasswordHash::new(phc).map_err(malformed)?;
-    if hash.algorithm != Algorithm::Argon2id.ident() {
-        return Err(HashError::Algorithm(hash.algorithm.to_string()));
-    }
-    if hash.hash.is_none() || hash.salt.is_none() {
-        return Err(HashError::Malformed("the salt or the hash is missing".to_owned()));
-    }
-    let params = Params::try_from(&hash).map_err(malformed)?;
-    if params.m_cost() > MOST_MEMORY || params.t_cost() > MOST_PASSES {
-        return Err(HashError::Expensive { memory: params.m_cost(), passes: params.t_cost() });
-    }
-    Ok(())
+/// Checks that a text is a hash that a password can be verified with: argon2id as a PHC string, bcrypt, or one of
+/// Mosquitto's, none of them with a cost that would stop the broker.
+pub fn check_hash(text: &str) -> Result<(), HashError> {
+    Hash::parse(text).map(drop)
 }
 
-/// Whether the password is the one that was hashed. Takes tens of milliseconds and tens of megabytes.
-pub fn verify(password: &[u8], phc: &str) -> bool {
-    check_hash(phc).is_ok() && PasswordHash::new(phc).is_ok_and(|hash| is_of(password, &hash).unwrap_or(false))
+/// Whether the password is the one that was hashed. Takes as long as the hash was meant to take: tens of milliseconds.
+pub fn verify(password: &[u8], hash: &str) -> bool {
+    Hash::parse(hash).is_ok_and(|hash| hash.is_of(password))
 }
 
-fn is_of(password: &[u8], hash: &PasswordHash<'_>) -> Option<bool> {
-    let params = Params::try_from(hash).ok()?;
-    let version = hash.version.map_or(Ok(Version::V0x13), Version::try_from).ok()?;
-    let expected = hash.hash?;
-    let (mut salt, mut found) = ([0; Salt::MAX_LENGTH], [0; Output::MAX_LENGTH]);
-    let salt = hash.salt?.decode_b64(&mut salt).ok()?;
-    let found = &mut found[..expected.len()];
-    let mut memory = Vec::with_capacity(params.block_count().max(RETURNED / size_of::<Block>()));
-    memory.resize(params.block_count(), Block::default());
-    let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
-    argon2.hash_password_into_with_memory(password, salt, found, &mut memory).ok()?;
-    // The comparison takes the same time wherever they differ.
-    Some(Output::new(found).ok()? == expected)
+/// What is verified for users that do not exist, so that the time does not tell them apart.
+///
+/// Hashes that were brought along cost what they cost, some much less than ours and some more. So a name that nobody has
+/// gets the cost of one of the users, chosen by the name, always the same and in the proportion in which the users have it:
+/// whatever a time says about a name, it says of so many names that nobody has, too.
+#[derive(Debug, Default)]
+pub(super) struct Nobody {
+    /// Hashes of no password, each with the number of users that have its cost or that of one before it.
+    kinds: Vec<(String, u64)>,
+}
+
+impl Nobody {
+    /// Like the users with these hashes.
+    pub fn like<'a>(hashes: impl Iterator<Item = &'a str>) -> Self {
+        let mut numbers = BTreeMap::new();
+        for hash in hashes.filter_map(|text| Hash::parse(text).ok()) {
+            *numbers.entry(hash.of_nobody()).or_insert(0) += 1;
+        }
+        let mut users = 0;
+        let mut up_to = |number: u64| {
+            users += number;
+            users
+        };
+        Self { kinds: numbers.into_iter().map(|(kind, number)| (kind, up_to(number))).collect() }
+    }
+
+    fn hash(&self, seed: u64) -> &str {
+        let Some((_, users)) = self.kinds.last() else { return NOBODY };
+        let chosen = seed % users;
+        self.kinds.iter().find(|(_, up_to)| chosen < *up_to).map_or(NOBODY, |(kind, _)| kind)
+    }
 }
 
 /// A password that is still to be verified.
 pub struct PasswordCheck {
+    name: Box<str>,
     password: Box<[u8]>,
     /// The user's hash and who the user is; absent for a user that does not exist or has no password.
     user: Option<(Arc<str>, Identity)>,
+    nobody: Arc<Nobody>,
     log: String,
 }
 
@@ -112,41 +106,66 @@ impl std::fmt::Debug for PasswordCheck {
 }
 
 impl PasswordCheck {
-    pub(super) fn new(password: &[u8], user: Option<(Arc<str>, Identity)>, log: String) -> Self {
-        Self { password: password.into(), user, log }
+    pub(super) fn new(
+        name: &str,
+        password: &[u8],
+        user: Option<(Arc<str>, Identity)>,
+        nobody: &Arc<Nobody>,
+        log: String,
+    ) -> Self {
+        Self { name: name.into(), password: password.into(), user, nobody: nobody.clone(), log }
     }
 
-    /// A key under which the caller may remember for a while that [`Self::verify`] accepted this user, password and
-    /// hash, so that a storm of reconnects costs one hash per user; `secret` is random and of this process alone.
-    /// Nothing for a user that does not exist.
-    pub fn cache_key(&self, secret: &[u8; 32]) -> Option<[u8; 32]> {
-        let (hash, identity) = self.user.as_ref()?;
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
-        for part in [identity.principal.to_string().as_bytes(), &self.password, hash.as_bytes()] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
+    /// The user name that was presented.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same for the same user name, password and hash, and for nothing else, so that the outcome may be shared and
+    /// remembered for a while; a changed hash makes it another. `secret` is random and of this process alone.
+    pub fn cache_key(&self, secret: &[u8; 32]) -> [u8; 32] {
+        let hash = self.user.as_ref().map_or("", |(hash, _)| hash);
+        sign(secret, &[b"check", self.name.as_bytes(), &self.password, hash.as_bytes()])
+    }
+
+    /// Verifies the password. Slow by design, for a user that does not exist as for one of those that do; `secret` as for
+    /// [`Self::cache_key`].
+    pub fn verify(&self, secret: &[u8; 32]) -> bool {
+        if let Some((hash, _)) = &self.user {
+            return verify(&self.password, hash);
         }
-        context.sign().as_ref().try_into().ok()
+        let [a, b, c, d, e, f, g, h, ..] = sign(secret, &[b"nobody", self.name.as_bytes()]);
+        verify(&self.password, self.nobody.hash(u64::from_be_bytes([a, b, c, d, e, f, g, h])));
+        false
     }
 
-    /// The identity without a verification, for a [`Self::cache_key`] under which one succeeded.
-    pub fn verified_before(self) -> Result<Identity, Refusal> {
-        self.user.map(|(_, identity)| identity).ok_or_else(|| Refusal::bad(self.log))
+    /// Who it is, if the password was verified.
+    pub fn conclude(&self, verified: bool) -> Result<Identity, Refusal> {
+        let user = self.user.as_ref().filter(|_| verified);
+        user.map(|(_, identity)| identity.clone()).ok_or_else(|| Refusal::bad(self.log.clone()))
     }
+}
 
-    /// Verifies the password. Slow by design; the same for a user that does not exist.
-    pub fn verify(self) -> Result<Identity, Refusal> {
-        let Some((hash, identity)) = self.user else {
-            verify(&self.password, NOBODY);
-            return Err(Refusal::bad(self.log));
-        };
-        if verify(&self.password, &hash) { Ok(identity) } else { Err(Refusal::bad(self.log)) }
+/// An HMAC of parts that cannot be taken for other parts.
+fn sign(secret: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
     }
+    context.sign().as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::identity::{Credential, Principal};
+
+    fn check(user: &str, password: &str, hash: Option<&str>, nobody: &Arc<Nobody>) -> PasswordCheck {
+        let identity = Identity::new(Principal::User(user.to_owned()), Credential::Password("".into()));
+        let known = hash.map(|hash| (hash.into(), identity));
+        PasswordCheck::new(user, password.as_bytes(), known, nobody, "no".to_owned())
+    }
 
     #[test]
     fn a_hash_is_argon2id_with_the_documented_cost_and_verifies_only_its_password() {
@@ -155,25 +174,36 @@ mod tests {
         assert!(verify(b"mqtt_password", &phc));
         assert!(!verify(b"mqtt_passwore", &phc));
         assert!(!verify(b"", &phc));
+        assert_eq!(Hash::parse(&phc).unwrap().of_nobody(), NOBODY, "an unknown user costs what a new hash costs");
     }
 
     #[test]
     fn only_the_same_user_password_and_hash_share_a_cache_key() {
-        use crate::auth::identity::{Credential, Principal};
-        let key = |user: &str, password: &str, hash: &str, secret: u8| {
-            let identity = Identity::new(Principal::User(user.to_owned()), Credential::Password("".into()));
-            PasswordCheck::new(password.as_bytes(), Some((hash.into(), identity)), String::new())
-                .cache_key(&[secret; 32])
+        let nobody = Arc::default();
+        let key = |user: &str, password: &str, hash: Option<&str>, secret: u8| {
+            check(user, password, hash, &nobody).cache_key(&[secret; 32])
         };
-        let same = key("u", "p", "h", 1);
-        assert!(same.is_some() && same == key("u", "p", "h", 1));
-        for other in [key("v", "p", "h", 1), key("u", "q", "h", 1), key("u", "p", "i", 1), key("u", "p", "h", 2)] {
+        let same = key("u", "p", Some("h"), 1);
+        assert_eq!(same, key("u", "p", Some("h"), 1));
+        for other in [
+            key("v", "p", Some("h"), 1),
+            key("u", "q", Some("h"), 1),
+            key("u", "p", Some("i"), 1),
+            key("u", "p", None, 1),
+            key("u", "p", Some("h"), 2),
+        ] {
             assert_ne!(same, other);
         }
-        assert_ne!(key("u", "pp", "h", 1), key("up", "p", "h", 1));
-        let unknown = PasswordCheck::new(b"p", None, "unknown".to_owned());
-        assert_eq!(unknown.cache_key(&[1; 32]), None);
-        assert_eq!(unknown.verified_before().unwrap_err().log, "unknown");
+        assert_ne!(key("u", "pp", Some("h"), 1), key("up", "p", Some("h"), 1));
+    }
+
+    #[test]
+    fn a_user_that_does_not_exist_is_refused_whatever_was_concluded() {
+        let nobody = Arc::default();
+        assert!(!check("u", "p", None, &nobody).verify(&[1; 32]));
+        assert_eq!(check("u", "p", None, &nobody).conclude(true).unwrap_err().log, "no");
+        assert!(check("u", "p", Some("not a hash"), &nobody).conclude(false).is_err());
+        assert!(!check("u", "p", Some("not a hash"), &nobody).verify(&[1; 32]));
     }
 
     #[test]
@@ -182,24 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_nobody_costs_what_a_real_one_costs() {
-        assert_eq!(check_hash(NOBODY), Ok(()));
-        let nobody = PasswordHash::new(NOBODY).unwrap();
-        let real = hash(b"x", [1; 16]).unwrap();
-        let real = PasswordHash::new(&real).unwrap();
-        assert_eq!(nobody.params.to_string(), real.params.to_string());
-        assert_eq!(nobody.hash.unwrap().len(), real.hash.unwrap().len());
-    }
-
-    #[test]
-    fn hashes_that_cannot_be_verified_are_refused_when_they_are_read() {
-        for phc in
-            ["", "plain", "$argon2id$v=19$m=19456,t=2,p=1", "$argon2i$v=19$m=64,t=1,p=1$bm9ib2R5$AAAAAAAAAAAAAAAA"]
-        {
-            assert!(check_hash(phc).is_err(), "{phc:?}");
-            assert!(!verify(b"", phc), "{phc:?}");
-        }
-        let huge = NOBODY.replace("m=19456", "m=4000000");
-        assert!(matches!(check_hash(&huge), Err(HashError::Expensive { memory: 4_000_000, .. })));
+    fn names_that_nobody_has_cost_what_users_cost_in_their_proportion_and_always_the_same() {
+        let cheap = format!("$6$AAAA${}==", "A".repeat(86));
+        let dear = "$2b$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        let nobody = Nobody::like([cheap.as_str(), dear, dear, dear].into_iter());
+        assert_eq!(nobody.kinds.len(), 2);
+        let chosen = |seed| nobody.hash(seed).starts_with("$2b$10$");
+        assert_eq!((0..1000).filter(|seed| chosen(*seed)).count(), 750);
+        assert_eq!(Nobody::default().hash(7), NOBODY);
     }
 }

@@ -12,7 +12,7 @@ use super::identity::{
     BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, TokenCredential, Verdict, is_reserved,
 };
 use super::key::{Algorithm, KeySet};
-use super::password::{self, HashError, PasswordCheck};
+use super::password::{self, HashError, Nobody, PasswordCheck};
 use super::revocations::{Facts, Revocations, Revoked};
 use super::rule::Rule;
 use super::settings::{Jwt, Settings};
@@ -25,7 +25,7 @@ use crate::mqtt::ReasonCode;
 pub struct Sources {
     /// The keys that tokens are verified with. An empty set means that no token is accepted.
     pub jwks: KeySet,
-    /// User names and the PHC strings of their passwords.
+    /// User names and the hashes of their passwords.
     pub hashes: Vec<(String, String)>,
     /// Tokens that are taken back.
     pub revocations: Revocations,
@@ -57,6 +57,9 @@ pub struct Policy {
     deny: Vec<Statement>,
     anonymous: Option<Vec<Statement>>,
     bridge: Option<Bridge>,
+    /// Users whose hash cannot be used, and why: they have no password.
+    unusable: Vec<(String, HashError)>,
+    nobody: Arc<Nobody>,
 }
 
 struct User {
@@ -84,8 +87,6 @@ pub enum PolicyError {
     EmptyName { at: String },
     #[error("{at}.name: `{name}` begins with `system:`, which is kept for parts of the broker")]
     Reserved { at: String, name: String },
-    #[error("password hash of `{user}`: {source}")]
-    Hash { user: String, source: HashError },
     #[error("the bridge's password is empty")]
     BridgePassword,
 }
@@ -138,9 +139,13 @@ impl Policy {
             groups.insert(group.name.clone(), compile(&format!("{at}.acl"), &group.acl)?);
         }
         let mut hashes: HashMap<String, Arc<str>> = HashMap::new();
+        let mut unusable = Vec::new();
         for (user, hash) in sources.hashes {
-            password::check_hash(&hash).map_err(|source| PolicyError::Hash { user: user.clone(), source })?;
-            hashes.insert(user, hash.into());
+            // One that cannot be used is one user's trouble, and no reason to close the broker for the others.
+            match password::check_hash(&hash) {
+                Ok(()) => drop(hashes.insert(user, hash.into())),
+                Err(error) => unusable.push((user, error)),
+            }
         }
         let mut users = HashMap::new();
         for (index, user) in settings.users.iter().enumerate() {
@@ -158,6 +163,7 @@ impl Policy {
             return Err(PolicyError::BridgePassword);
         }
         let anonymous = settings.anonymous.as_ref();
+        let nobody = Nobody::like(users.values().filter_map(|user: &User| user.hash.as_deref()));
         Ok(Self {
             jwt: settings.jwt.clone(),
             keys: sources.jwks,
@@ -167,6 +173,8 @@ impl Policy {
             deny: compile("deny", &settings.deny)?,
             anonymous: anonymous.map(|anonymous| compile("anonymous.acl", &anonymous.acl)).transpose()?,
             bridge: sources.bridge,
+            nobody: Arc::new(nobody),
+            unusable,
         })
     }
 
@@ -186,6 +194,11 @@ impl Policy {
             self.users.iter().filter(|(_, user)| user.hash.is_some()).map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The users that have no password because their hash cannot be used, and why not.
+    pub fn unusable_hashes(&self) -> &[(String, HashError)] {
+        &self.unusable
     }
 
     /// Who presents this at `now`, in seconds of Unix time. What is presented and wrong is refused, never downgraded.
@@ -259,7 +272,7 @@ impl Policy {
                 (Some((Arc::clone(hash), identity)), format!("wrong password for user {name:?}"))
             }
         };
-        Ok(Verdict::CheckPassword(PasswordCheck::new(password, known, log)))
+        Ok(Verdict::CheckPassword(PasswordCheck::new(name, password, known, &self.nobody, log)))
     }
 
     fn authenticate_token(&self, token: &[u8], presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {

@@ -41,8 +41,6 @@ const CONNECT_EXHAUSTED: usize = 4096;
 const ROOM_FOR_CONNACK: usize = 66 * 1024;
 /// Bytes of a CONNECT that its version is among.
 const HEAD: usize = 14;
-/// Passwords that may wait to be checked, for each that is being checked.
-const WAITING_PER_CHECK: usize = 64;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -303,41 +301,7 @@ async fn authenticate(
     match shared.policy.load().authenticate(&presented, unix_millis() / 1000) {
         Verdict::Accepted(identity) => Ok(identity),
         Verdict::Refused(refusal) => Err(refusal),
-        Verdict::CheckPassword(check) => {
-            let Some(_waiting) = shared.passwords.enter() else {
-                return Err(busy("too many passwords wait to be checked"));
-            };
-            let since = std::time::Instant::now();
-            let Ok(_permit) = shared.passwords.checks.acquire().await else { return Err(busy("shutting down")) };
-            let checked = tokio::task::spawn_blocking(move || check.verify()).await;
-            shared.counters.password_checks.observe(since.elapsed().as_secs_f64());
-            checked.unwrap_or_else(|_| Err(busy("the password check failed")))
-        }
-    }
-}
-
-fn busy(log: &str) -> Refusal {
-    Refusal { code: ReasonCode::SERVER_BUSY, return_code: 3, log: log.into(), public: None }
-}
-
-/// Password checks: as many at a time as there are cores, a bounded number in line.
-#[derive(Debug)]
-pub struct Passwords {
-    checks: tokio::sync::Semaphore,
-    line: Arc<tokio::sync::Semaphore>,
-}
-
-impl Passwords {
-    pub fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            checks: tokio::sync::Semaphore::new(cores),
-            line: Arc::new(tokio::sync::Semaphore::new(cores * WAITING_PER_CHECK)),
-        }
-    }
-
-    fn enter(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        self.line.clone().try_acquire_owned().ok()
+        Verdict::CheckPassword(check) => shared.passwords.check(check, shared.now()).await,
     }
 }
 

@@ -23,6 +23,7 @@ mod listener;
 mod mailbox;
 mod metrics;
 mod outbox;
+mod passwords;
 pub mod proxy;
 mod publish;
 mod quota;
@@ -62,9 +63,9 @@ use admission::Admission;
 use counters::{Counters, Gate};
 use documents::{DocumentError, Documents};
 use events::{Arrival, Events};
-use handshake::Passwords;
 use limits::Limit;
 use listener::Entrance;
+use passwords::Passwords;
 use registry::Registry;
 use router::Router;
 use sys::Sys;
@@ -150,6 +151,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").into(),
             keys: policy.key_ids(),
             users: policy.user_names(),
+            unusable_hashes: policy.unusable_hashes().iter().map(|(name, why)| format!("{name}: {why}")).collect(),
             listeners: self.entrances.iter().map(|entrance| entrance.report()).collect(),
             connections: c.connections.load(Ordering::Relaxed),
             sessions: self.registry.len() as u64,
@@ -227,6 +229,8 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         documents::look_at_certificates(entrance);
     }
     let limits = within_the_process(config.limits.clone());
+    let counters = Counters::default();
+    let passwords = Passwords::new(counters.password_checks.clone());
     let shared = Arc::new(Shared {
         entrances,
         admission: Admission::new(&limits),
@@ -236,10 +240,10 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         registry: Registry::default(),
         store: Store::default(),
         sys: Sys::default(),
-        counters: Counters::default(),
+        counters,
         events: Events::new(0),
         gates: Mutex::default(),
-        passwords: Passwords::new(),
+        passwords,
         drain: Shutdown::new(),
         started: Instant::now(),
     });

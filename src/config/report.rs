@@ -16,6 +16,9 @@ pub struct Broker {
     pub keys: Vec<String>,
     /// The users whose password hash is loaded.
     pub users: Vec<String>,
+    /// The users that cannot log in because their hash cannot be used, as `name: why`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unusable_hashes: Vec<String>,
     /// In the order of the configuration.
     pub listeners: Vec<Listener>,
     pub connections: u64,

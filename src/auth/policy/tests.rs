@@ -55,7 +55,10 @@ fn connect(policy: &Policy, presented: &Presented<'_>) -> Result<Identity, Refus
     match policy.authenticate(presented, NOW) {
         Verdict::Accepted(identity) => Ok(identity),
         Verdict::Refused(refusal) => Err(refusal),
-        Verdict::CheckPassword(check) => check.verify(),
+        Verdict::CheckPassword(check) => {
+            let verified = check.verify(&[7; 32]);
+            check.conclude(verified)
+        }
     }
 }
 
@@ -216,11 +219,22 @@ fn documents_that_contradict_themselves_are_refused() {
     assert_eq!(fails(&unknown), "users[0].groups[0]: there is no group `g`");
     let nameless = Settings { groups: vec![Group { name: String::new(), acl: vec![] }], ..Settings::default() };
     assert_eq!(fails(&nameless), "groups[0].name: is empty");
-    let hashes = vec![("a".to_owned(), "plain text".to_owned())];
-    let error = Policy::new(&Settings::default(), Sources { hashes, ..Sources::default() }).unwrap_err().to_string();
-    assert!(error.starts_with("password hash of `a`: not a PHC string") && !error.contains("plain text"), "{error}");
     let bridge = Some(Bridge { password: vec![], topics: vec![] });
     assert!(Policy::new(&Settings::default(), Sources { bridge, ..Sources::default() }).is_err());
+}
+
+#[test]
+fn a_hash_that_cannot_be_used_is_one_users_trouble() {
+    let settings = Settings { users: vec![user("a", &[], vec![]), user("b", &[], vec![])], ..Settings::default() };
+    let hashes = vec![("a".to_owned(), "plain text".to_owned()), ("b".to_owned(), HASH.clone())];
+    let policy = Policy::new(&settings, Sources { hashes, ..Sources::default() }).unwrap();
+    assert!(connect(&policy, &with_password("b", b"mqtt_password")).is_ok());
+    for guess in ["plain text", "mqtt_password", ""] {
+        assert_eq!(refused(&policy, &with_password("a", guess.as_bytes())), (0x86, 4), "{guess}");
+    }
+    let [(name, why)] = policy.unusable_hashes() else { unreachable!() };
+    assert!(name == "a" && !why.to_string().contains("plain text"), "{why}");
+    assert_eq!(policy.user_names(), ["b"]);
 }
 
 #[test]
