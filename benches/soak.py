@@ -41,6 +41,10 @@ WINDOW = 5
 MEMORY_GROWTH = 1.05
 LATENCY_FACTOR, LATENCY_SLACK = 1.5, 1000
 
+# What a broker has in a pod whose memory is limited to 170 MiB. Hostile clients leave sessions behind that queue whatever
+# is published; this decides how much of it is kept.
+MEMORY = 128 * 2**20
+
 PASSWORD = "soak password"
 # Of that password; the parameters are those that the operator uses.
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$o8ES+DV//9jIPxvmXuPNLw$XLX0nuviQQKeWXVRdTthpquBR49tuqsdVmByW1N7HWY"
@@ -86,7 +90,7 @@ class Broker:
         self.listeners = [{"name": name, "protocol": "mqtt" if name == "proxied" else name, "address": "127.0.0.1",
                            "port": port} for name, port in zip(names, ports)]
         self.listeners[-1]["proxies"] = ["127.0.0.0/8"]
-        limits = {"maxConnectionsPerAddress": 500}
+        limits = {"maxConnectionsPerAddress": 500, "maxMemory": MEMORY}
         documents = {
             "config/broker.json": {
                 "format": 1, "namespace": "soak", "name": "soak", "admin": f"127.0.0.1:{self.admin}",

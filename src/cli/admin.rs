@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use serde::de::DeserializeOwned;
@@ -70,8 +71,9 @@ impl Ports {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
                 let labels = ListParams::default().labels(&operator::pods_of(name));
                 let found = pods.list(&labels).await.with_context(|| format!("list the pods of {namespace}/{name}"))?;
-                let running = found
-                    .items
+                let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+                let set = sets.get(name).await.with_context(|| format!("read StatefulSet {namespace}/{name}"))?;
+                let running = operator::members(&set, found.items)
                     .into_iter()
                     .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"));
                 let names = running.filter_map(|pod| pod.metadata.name);

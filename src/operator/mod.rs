@@ -29,6 +29,7 @@ use crate::process::{Shutdown, admin, shutdown};
 pub use flags::{FlagError, Flags};
 use leader::Election;
 use metrics::Metrics;
+pub use observe::members;
 use reconcile::Context;
 
 /// The label selector of the pods of a broker.

@@ -131,6 +131,7 @@ pub async fn observe(
     let (children, referenced, pods) =
         tokio::try_join!(children(client, object, plan), referenced(client, namespace, plan), pods(client, plan),)?;
     let keys = children.secrets.iter().find(|secret| secret.metadata.name.as_ref() == Some(&plan.names.jwt));
+    let pods = children.stateful_sets.first().map_or_else(Vec::new, |set| members(set, pods));
     let pods = asker.reports(plan, keys, pods, u64::try_from(now.as_second()).unwrap_or_default()).await;
     let nodes = if plan.service.type_ == ServiceType::NodePort { nodes(client).await? } else { Vec::new() };
     Ok(Observed { children, referenced, pods, nodes })
@@ -220,6 +221,20 @@ async fn pods(client: &Client, plan: &Plan) -> Result<Vec<Pod>, Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &plan.namespace);
     let labels = ListParams::default().labels(&build::selector_text(&build::selector(plan)));
     Ok(api.list(&labels).await.map_err(|source| Error::read("Pod", source))?.items)
+}
+
+/// The pods that the StatefulSet has made. Whoever may create pods may give them the same labels; such a one is not asked,
+/// and so never sees a token for the admin port.
+pub fn members(set: &StatefulSet, pods: Vec<Pod>) -> Vec<Pod> {
+    let ordinal = |pod: &Pod| {
+        let name = pod.metadata.name.as_deref()?.strip_prefix(set.metadata.name.as_deref()?)?;
+        name.strip_prefix('-')?.parse::<u32>().ok()
+    };
+    let made = |pod: &Pod| {
+        let mut owners = pod.metadata.owner_references.iter().flatten();
+        owners.any(|owner| owner.controller == Some(true) && Some(&owner.uid) == set.metadata.uid.as_ref())
+    };
+    pods.into_iter().filter(|pod| made(pod) && ordinal(pod).is_some()).collect()
 }
 
 /// An address of each node that takes pods, those from outside first; ordered by the names of the nodes.

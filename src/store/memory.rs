@@ -17,9 +17,9 @@ const LUMP: i64 = 64 * 1024;
 pub enum Level {
     #[default]
     Ample,
-    /// Subscribers that are behind get less QoS 0, and buffers are kept short.
+    /// Subscribers that are behind get less QoS 0, buffers are kept short, and long queues shrink.
     Short,
-    /// New sessions, subscriptions and retained messages are refused; long queues shrink.
+    /// New sessions, subscriptions and retained messages are refused.
     Scarce,
     /// Publications of QoS 1 and 2 are refused.
     Exhausted,

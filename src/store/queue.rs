@@ -47,9 +47,10 @@ pub enum Full {
     Wait,
 }
 
-/// When memory is scarce, a queue that may drop shrinks to this.
-const SCARCE_MESSAGES: usize = 1024;
-const SCARCE_BYTES: usize = 256 * 1024;
+/// Messages and bytes to which a queue that may drop shrinks, at each [`Level`] of memory. Long queues give way before anybody
+/// is refused: otherwise one client's forgotten sessions would keep all others out.
+const SHRUNK: [(usize, usize); 4] =
+    [(usize::MAX, usize::MAX), (4096, 1024 * 1024), (1024, 256 * 1024), (1024, 256 * 1024)];
 /// Messages that may go at each push while it shrinks.
 const SHRINK_BY: usize = 4;
 
@@ -76,8 +77,8 @@ impl Queue {
                 self.pop();
                 dropped += 1;
             }
-            if memory::level() >= Level::Scarce {
-                dropped += self.shrink();
+            if memory::level() > Level::Ample {
+                dropped += self.shrink(SHRUNK[memory::level() as usize]);
             }
         }
         self.bytes += delivery.message.size();
@@ -87,13 +88,13 @@ impl Queue {
     }
 
     /// Gives a part of a long queue back.
-    fn shrink(&mut self) -> usize {
+    fn shrink(&mut self, (messages, bytes): (usize, usize)) -> usize {
         let mut dropped = 0;
-        while dropped < SHRINK_BY && (self.waiting.len() > SCARCE_MESSAGES || self.bytes > SCARCE_BYTES) {
+        while dropped < SHRINK_BY && (self.waiting.len() > messages || self.bytes > bytes) {
             self.pop();
             dropped += 1;
         }
-        if self.waiting.capacity() > SCARCE_MESSAGES && self.waiting.len() < self.waiting.capacity() / 4 {
+        if self.waiting.capacity() > messages && self.waiting.len() < self.waiting.capacity() / 4 {
             self.waiting.shrink_to(self.waiting.len() * 2);
         }
         dropped
@@ -186,6 +187,22 @@ mod tests {
         assert_eq!(queue.push(delivery("1")) + queue.push(delivery("2")), 0);
         assert_eq!(queue.len(), 2);
         assert!(queue.is_full());
+    }
+
+    #[test]
+    fn a_long_queue_gives_way_a_few_messages_at_a_time_and_keeps_the_newest() {
+        let mut queue = Queue::new(Limits { messages: usize::MAX, bytes: usize::MAX, full: Full::DropOldest });
+        (0..100).for_each(|number| {
+            queue.push(delivery(&number.to_string()));
+        });
+        let dropped: Vec<usize> =
+            std::iter::from_fn(|| Some(queue.shrink((90, usize::MAX))).filter(|it| *it > 0)).collect();
+        assert_eq!(dropped, [4, 4, 2]);
+        assert_eq!(queue.pop().unwrap().message.payload(), b"10");
+        let size = queue.pop().unwrap().message.size();
+        while queue.shrink((usize::MAX, 3 * size)) > 0 {}
+        assert_eq!(queue.len(), 3);
+        assert_eq!(queue.shrink((3, 3 * size)), 0);
     }
 
     #[test]

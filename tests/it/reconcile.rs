@@ -1,6 +1,6 @@
 //! The operator against a real API server.
 
-mod world;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use kube::{Client, Resource};
@@ -249,6 +250,14 @@ impl RunningPod {
         let template = set.spec.template;
         let mut metadata = template.metadata.unwrap_or_default();
         metadata.name = Some(format!("{name}-0"));
+        metadata.owner_references = Some(vec![OwnerReference {
+            api_version: "apps/v1".into(),
+            kind: "StatefulSet".into(),
+            name: name.to_owned(),
+            uid: set.metadata.uid.expect("what the API server has has one"),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]);
         let pod = Pod { metadata, spec: template.spec, status: None };
         let pods = world.api::<Pod>();
         let pod = pods.create(&PostParams::default(), &pod).await.expect("a pod that is admitted");
