@@ -1,42 +1,75 @@
 //! Topic filters as sets of topics: does one contain another, do two have a topic in common.
 //!
 //! A subscription is permitted only by a filter that *covers* it, and forbidden by one that merely *overlaps* it.
-//! Matching, the question that a topic name asks, answers neither: `+` matches the text `#`.
+//! Matching, the question that a topic name asks, answers neither: `+` matches the text `#`. Where the answer forbids
+//! something, a *witness* shows why: a topic of one set that is not in the other, or one that is in both.
+
+/// The level that stands for [`Level::Any`] in a filter's text: no filter and no topic that a client sends contains it.
+const ANY: &str = "\0";
 
 /// One level of a filter.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Level {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level<'a> {
     /// This text.
-    Literal(Box<str>),
+    Literal(&'a str),
     /// `+`: any level; as the first one, any that does not begin with `$` `[MQTT-4.7.2-1]`.
     Plus,
     /// Any level, `$` included. Only a deny rule has it, where the value of a placeholder cannot be used.
     Any,
 }
 
-impl Level {
-    fn matches(&self, text: &[u8], first: bool) -> bool {
+impl<'a> Level<'a> {
+    fn of(text: &'a str) -> Self {
+        match text {
+            "+" => Self::Plus,
+            ANY => Self::Any,
+            text => Self::Literal(text),
+        }
+    }
+
+    fn matches(self, text: &str, first: bool) -> bool {
         match self {
-            Self::Literal(literal) => literal.as_bytes() == text,
-            Self::Plus => !(first && text.first() == Some(&b'$')),
+            Self::Literal(literal) => literal == text,
+            Self::Plus => !(first && text.starts_with('$')),
             Self::Any => true,
         }
     }
 
-    fn covers(&self, other: &Self, first: bool) -> bool {
+    fn covers(self, other: Self, first: bool) -> bool {
         match (self, other) {
-            (_, Self::Literal(text)) => self.matches(text.as_bytes(), first),
+            (_, Self::Literal(text)) => self.matches(text, first),
             (Self::Literal(_), _) => false,
             (Self::Plus, Self::Plus) | (Self::Any, _) => true,
             (Self::Plus, Self::Any) => !first,
         }
     }
 
-    fn overlaps(&self, other: &Self, first: bool) -> bool {
+    /// What both stand for.
+    fn intersection(self, other: Self, first: bool) -> Option<Self> {
         match (self, other) {
-            (_, Self::Literal(text)) => self.matches(text.as_bytes(), first),
-            (Self::Literal(text), _) => other.matches(text.as_bytes(), first),
-            _ => true,
+            (it, Self::Literal(text)) | (Self::Literal(text), it) => {
+                it.matches(text, first).then_some(Self::Literal(text))
+            }
+            (Self::Any, Self::Any) => Some(Self::Any),
+            _ => Some(Self::Plus),
+        }
+    }
+
+    /// A text that this level stands for, and `other` does not, if there is one; else any that this one stands for.
+    fn text_outside(self, other: Option<Self>, first: bool) -> &'a str {
+        match (self, other) {
+            (Self::Literal(text), _) => text,
+            (Self::Any, Some(Self::Plus)) if first => "$a",
+            (_, Some(Self::Literal("a"))) => "b",
+            _ => "a",
+        }
+    }
+
+    fn text(self) -> &'a str {
+        match self {
+            Self::Literal(text) => text,
+            Self::Plus => "+",
+            Self::Any => ANY,
         }
     }
 }
@@ -44,10 +77,13 @@ impl Level {
 /// A filter in canonical form: some levels, and whether any number of further ones may follow.
 ///
 /// `a/#` is the level `a` with a tail. `#` is `+` with a tail, because every topic has a first level; so `+/#` and `#`
-/// are equal, as the sets of topics that they stand for are.
+/// are equal, as the sets of topics that they stand for are. `/#` is `/+/#`, because the empty text is no topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
-    levels: Box<[Level]>,
+    /// The levels, separated by `/`.
+    text: Box<str>,
+    /// The bytes of `text` before the first level that is not a literal.
+    literal: u32,
     tail: bool,
 }
 
@@ -76,54 +112,134 @@ impl Filter {
             return Err(FilterError::Long);
         }
         let (head, tail) = split_tail(text);
-        let levels = head.map_or_else(|| Ok(Vec::new()), |head| head.split('/').map(level).collect())?;
-        Ok(Self::new(levels, tail))
+        head.into_iter().flat_map(|head| head.split('/')).try_for_each(check_level)?;
+        Ok(Self::from_levels(head.into_iter().flat_map(|head| head.split('/')).map(Level::of), tail))
     }
 
-    /// A filter of these levels, followed by `#` if `tail`.
-    pub(super) fn new(mut levels: Vec<Level>, tail: bool) -> Self {
-        if levels.is_empty() {
-            levels.push(Level::Plus);
+    /// The filter of texts that [`check_level`] accepts, `None` for any level, followed by `#` if `tail`.
+    pub(super) fn new<'a>(levels: impl Iterator<Item = Option<&'a str>>, tail: bool) -> Self {
+        Self::from_levels(levels.map(|level| level.map_or(Level::Any, Level::of)), tail)
+    }
+
+    fn from_levels<'a>(levels: impl Iterator<Item = Level<'a>>, tail: bool) -> Self {
+        let (mut text, mut literal, mut count) = (String::new(), None, 0_u32);
+        for level in levels {
+            if count > 0 {
+                text.push('/');
+            }
+            if !matches!(level, Level::Literal(_)) {
+                literal.get_or_insert(text.len());
+            }
+            text.push_str(level.text());
+            count += 1;
         }
-        Self { levels: levels.into_boxed_slice(), tail }
+        if count == 0 {
+            literal = Some(0);
+            text.push('+');
+        } else if text.is_empty() && tail {
+            literal = Some(1);
+            text.push_str("/+");
+        }
+        let literal = u32::try_from(literal.unwrap_or(text.len())).expect("a filter is at most a few texts of 64 KiB");
+        Self { text: text.into(), literal, tail }
+    }
+
+    fn levels(&self) -> impl Iterator<Item = Level<'_>> {
+        self.text.split('/').map(Level::of)
+    }
+
+    fn depth(&self) -> usize {
+        self.levels().count()
+    }
+
+    /// The text that every topic of the filter begins with.
+    pub(super) fn beginning(&self) -> &str {
+        &self.text[..self.literal as usize]
     }
 
     /// Whether the topic name is in the set. A text with a wildcard is not a topic name, and in no set.
     pub fn matches(&self, topic: &str) -> bool {
-        let mut names = topic.as_bytes().split(|byte| *byte == b'/');
-        for (index, level) in self.levels.iter().enumerate() {
+        let Some(rest) = topic.strip_prefix(self.beginning()) else { return false };
+        let matches = match self.text.get(self.literal as usize..) {
+            // Literals alone: the topic ends here, or a level does.
+            None | Some("") => rest.is_empty() || (self.tail && rest.starts_with('/')),
+            Some(wanted) => self.matches_levels(wanted, rest),
+        };
+        matches && !topic.bytes().any(|byte| matches!(byte, b'+' | b'#'))
+    }
+
+    fn matches_levels(&self, wanted: &str, rest: &str) -> bool {
+        let mut first = self.literal == 0;
+        let mut names = rest.split('/');
+        for level in wanted.split('/') {
             match names.next() {
-                Some(name) if level.matches(name, index == 0) => {}
+                Some(name) if Level::of(level).matches(name, first) => first = false,
                 _ => return false,
             }
         }
-        (self.tail || names.next().is_none()) && !topic.bytes().any(|byte| matches!(byte, b'+' | b'#'))
+        self.tail || names.next().is_none()
     }
 
     /// Whether every topic of `other` is one of `self`.
     pub fn covers(&self, other: &Self) -> bool {
-        let lengths = if self.tail {
-            other.levels.len() >= self.levels.len()
-        } else {
-            !other.tail && other.levels.len() == self.levels.len()
-        };
-        lengths && self.pairs(other).all(|(first, a, b)| a.covers(b, first))
+        self.has_lengths_of(other) && self.pairs(other).all(|(first, a, b)| a.covers(b, first))
+    }
+
+    fn has_lengths_of(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.depth(), other.depth());
+        if self.tail { theirs >= mine } else { !other.tail && theirs == mine }
     }
 
     /// Whether a topic exists that is in both.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (mine, theirs) = (self.levels.len(), other.levels.len());
+        let (mine, theirs) = (self.depth(), other.depth());
         let lengths = match (self.tail, other.tail) {
             (false, false) => mine == theirs,
             (true, false) => theirs >= mine,
             (false, true) => mine >= theirs,
             (true, true) => true,
         };
-        lengths && self.pairs(other).all(|(first, a, b)| a.overlaps(b, first))
+        lengths && self.pairs(other).all(|(first, a, b)| a.intersection(b, first).is_some())
     }
 
-    fn pairs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (bool, &'a Level, &'a Level)> {
-        self.levels.iter().zip(&other.levels).enumerate().map(|(index, (a, b))| (index == 0, a, b))
+    fn pairs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (bool, Level<'a>, Level<'a>)> {
+        self.levels().zip(other.levels()).enumerate().map(|(index, (a, b))| (index == 0, a, b))
+    }
+
+    /// The topics that are in both, as a filter; nothing if there are none.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        if !self.overlaps(other) {
+            return None;
+        }
+        // Where one is longer, the other has a tail, which stands for whatever the rest of the longer one does.
+        let (long, short) = if self.depth() >= other.depth() { (self, other) } else { (other, self) };
+        let both = long.pairs(short).filter_map(|(first, a, b)| a.intersection(b, first));
+        Some(Self::from_levels(both.chain(long.levels().skip(short.depth())), self.tail && other.tail))
+    }
+
+    /// A topic of `other` that is not one of `self`; nothing if `self` covers `other`.
+    pub fn witness_outside(&self, other: &Self) -> Option<String> {
+        if self.covers(other) {
+            return None;
+        }
+        let mut mine = self.levels();
+        let mut topic = String::new();
+        for (index, level) in other.levels().enumerate() {
+            topic.push_str(if index == 0 { "" } else { "/" });
+            topic.push_str(level.text_outside(mine.next(), index == 0));
+        }
+        // As long as the filter without a tail, the topic might be in it; one level longer it is not.
+        if other.tail && !self.tail && self.depth() == other.depth() {
+            topic.push_str("/a");
+        }
+        Some(topic)
+    }
+
+    /// A topic that is in both; nothing if they do not overlap.
+    pub fn witness_of_overlap(&self, other: &Self) -> Option<String> {
+        let both = self.intersection(other)?;
+        let levels: Vec<&str> = both.levels().map(|level| level.text_outside(None, false)).collect();
+        Some(levels.join("/"))
     }
 }
 
@@ -136,16 +252,13 @@ pub(super) fn split_tail(text: &str) -> (Option<&str>, bool) {
     }
 }
 
-/// One level, which is neither `#` nor contains a `/`.
-pub(super) fn level(text: &str) -> Result<Level, FilterError> {
-    if text == "+" {
-        return Ok(Level::Plus);
-    }
-    literal(text).map(|()| Level::Literal(text.into()))
+/// Checks one level, which contains no `/`: `+`, or a text that stands for itself.
+pub(super) fn check_level(text: &str) -> Result<(), FilterError> {
+    if text == "+" { Ok(()) } else { check_literal(text) }
 }
 
 /// Checks a text that stands for itself in a level.
-pub(super) fn literal(text: &str) -> Result<(), FilterError> {
+pub(super) fn check_literal(text: &str) -> Result<(), FilterError> {
     match text.chars().find(|character| matches!(character, '#' | '+' | '\0')) {
         Some('#') => Err(FilterError::Hash),
         Some('+') => Err(FilterError::Plus),
@@ -156,147 +269,18 @@ pub(super) fn literal(text: &str) -> Result<(), FilterError> {
 
 impl std::fmt::Display for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, level) in self.levels.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "/" };
-            match level {
-                Level::Literal(text) => write!(f, "{separator}{text}")?,
-                Level::Plus | Level::Any => write!(f, "{separator}+")?,
-            }
+        match (&*self.text, self.tail) {
+            ("+", true) => return f.write_str("#"),
+            ("/+", true) => return f.write_str("/#"),
+            _ => {}
+        }
+        for (index, level) in self.text.split('/').enumerate() {
+            f.write_str(if index == 0 { "" } else { "/" })?;
+            f.write_str(if level == ANY { "+" } else { level })?;
         }
         if self.tail { f.write_str("/#") } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    /// Every text of one to `depth` levels over the alphabet.
-    pub fn texts(alphabet: &[&str], depth: usize) -> Vec<String> {
-        let mut all: Vec<String> = alphabet.iter().map(ToString::to_string).collect();
-        let mut last = all.clone();
-        for _ in 1..depth {
-            last = last.iter().flat_map(|head| alphabet.iter().map(move |level| format!("{head}/{level}"))).collect();
-            all.extend(last.iter().cloned());
-        }
-        all
-    }
-
-    /// The definition of the specification, on texts, written apart from the code under test.
-    fn specification_matches(filter: &[&str], topic: &[&str]) -> bool {
-        match (filter, topic) {
-            (["#"], _) | ([], []) => true,
-            (["+", filter @ ..], [_, topic @ ..]) => specification_matches(filter, topic),
-            ([a, filter @ ..], [b, topic @ ..]) if a == b => specification_matches(filter, topic),
-            _ => false,
-        }
-    }
-
-    /// The topics that a filter stands for.
-    pub fn set<'a>(filter: &str, topics: &'a [String]) -> HashSet<&'a str> {
-        let levels: Vec<&str> = filter.split('/').collect();
-        let wild = matches!(levels[0], "+" | "#");
-        topics
-            .iter()
-            .map(String::as_str)
-            .filter(|topic| !(wild && topic.starts_with('$')))
-            .filter(|topic| specification_matches(&levels, &topic.split('/').collect::<Vec<_>>()))
-            .collect()
-    }
-
-    /// Compares with sets of topics one level deeper than any filter, over an alphabet with a letter (`x`) that no
-    /// filter names, so that a wildcard and the list of all named letters differ.
-    fn compare_with_sets(filter_alphabet: &[&str], topic_alphabet: &[&str]) -> (usize, usize, usize) {
-        let topics = texts(topic_alphabet, 4);
-        let filters: Vec<(Filter, HashSet<&str>, String)> = texts(filter_alphabet, 3)
-            .into_iter()
-            .filter_map(|text| Some((Filter::parse(&text).ok()?, set(&text, &topics), text)))
-            .collect();
-        let (mut covered, mut overlapping) = (0, 0);
-        for (a, topics_a, text_a) in &filters {
-            for topic in &topics {
-                assert_eq!(a.matches(topic), topics_a.contains(topic.as_str()), "{text_a} matches {topic}");
-            }
-            for (b, topics_b, text_b) in &filters {
-                assert_eq!(a.covers(b), topics_b.is_subset(topics_a), "{text_a} covers {text_b}");
-                assert_eq!(a.overlaps(b), !topics_b.is_disjoint(topics_a), "{text_a} overlaps {text_b}");
-                covered += usize::from(a.covers(b));
-                overlapping += usize::from(a.overlaps(b));
-            }
-        }
-        (filters.len(), covered, overlapping)
-    }
-
-    #[test]
-    fn covers_and_overlaps_agree_with_sets_of_topics() {
-        let (filters, covered, overlapping) = compare_with_sets(&["a", "b", "c", "+", "#"], &["a", "b", "c", "x"]);
-        assert_eq!((filters, covered, overlapping), (105, 981, 2929));
-    }
-
-    #[test]
-    fn covers_and_overlaps_agree_with_sets_of_topics_that_begin_with_a_dollar() {
-        compare_with_sets(&["$s", "a", "", "+", "#"], &["$s", "$x", "a", "", "x"]);
-    }
-
-    fn filter(text: &str) -> Filter {
-        Filter::parse(text).unwrap()
-    }
-
-    #[test]
-    fn plus_slash_hash_and_hash_are_the_same_filter() {
-        assert_eq!(filter("+/#"), filter("#"));
-        assert!(filter("+/#").covers(&filter("#")));
-    }
-
-    #[test]
-    fn a_filter_with_a_tail_matches_its_parent() {
-        assert!(filter("sport/tennis/#").matches("sport/tennis"));
-        assert!(!filter("sport/tennis/+").matches("sport/tennis"));
-        assert!(filter("sport/tennis/+").matches("sport/tennis/"));
-    }
-
-    #[test]
-    fn a_wildcard_never_stands_for_a_first_level_with_a_dollar() {
-        for wild in ["#", "+/#", "+/broker/#", "+/broker/uptime"] {
-            assert!(!filter(wild).matches("$SYS/broker/uptime"), "{wild}");
-            assert!(!filter(wild).covers(&filter("$SYS/broker/uptime")), "{wild}");
-            assert!(!filter(wild).overlaps(&filter("$SYS/broker/uptime")), "{wild}");
-        }
-        assert!(filter("$SYS/#").covers(&filter("$SYS/+/uptime")));
-        assert!(filter("a/+").matches("a/$b"));
-    }
-
-    #[test]
-    fn a_text_with_a_wildcard_is_no_topic_name() {
-        for topic in ["a/+", "a/#", "a/b+", "#"] {
-            assert!(!filter("#").matches(topic), "{topic}");
-            assert!(!filter("a/+").matches(topic), "{topic}");
-        }
-    }
-
-    #[test]
-    fn malformed_filters_are_refused() {
-        for (text, error) in [
-            ("", FilterError::Empty),
-            ("a#", FilterError::Hash),
-            ("a/#/b", FilterError::Hash),
-            ("#/", FilterError::Hash),
-            ("##", FilterError::Hash),
-            ("a/b#", FilterError::Hash),
-            ("a+/b", FilterError::Plus),
-            ("++", FilterError::Plus),
-            ("a\0b", FilterError::Null),
-        ] {
-            assert_eq!(Filter::parse(text), Err(error), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn any_level_covers_and_overlaps_a_first_level_with_a_dollar() {
-        let any = Filter::new(vec![Level::Any], true);
-        assert!(any.covers(&filter("$SYS/#")) && any.overlaps(&filter("$SYS/x")) && any.matches("$SYS"));
-        assert!(any.covers(&filter("#")) && !filter("#").covers(&any));
-    }
-}
+pub(super) mod tests;

@@ -7,6 +7,9 @@ use super::rule::{Action, Permission, QosSet, Rule, Share};
 use super::template::{Pattern, TemplateError, Values};
 use crate::mqtt::QoS;
 
+/// Every level of QoS.
+const ALL_QOS: u8 = 0b111;
+
 /// A rule whose parts have been checked.
 #[derive(Clone, Debug)]
 pub struct Statement {
@@ -19,26 +22,24 @@ pub struct Statement {
 
 /// What of a rule does not depend on the client.
 #[derive(Clone, Debug)]
-struct Kind {
-    permission: Permission,
+pub(super) struct Kind {
+    pub permission: Permission,
     /// Bit n is set if the rule is about QoS n.
-    qos: u8,
-    retain: Option<bool>,
-    share: Option<Share>,
+    pub qos: u8,
+    pub retain: Option<bool>,
+    pub share: Option<Share>,
 }
 
 /// A rule as it decides for one client.
 #[derive(Clone, Debug)]
-struct Decider {
-    topics: Topics,
-    kind: Kind,
-}
-
-#[derive(Clone, Debug)]
-enum Topics {
-    /// This text as a topic name; as a filter, this set of topics and no other.
-    Exact(Box<str>, Filter),
-    Filter(Filter),
+pub(super) struct Decider {
+    /// The first bytes of every topic that the rule is about, and which of them count: most rules need no longer look.
+    head: u64,
+    mask: u64,
+    pub kind: Kind,
+    pub filter: Filter,
+    /// The rule is about this very filter, and about no topic.
+    pub exact: bool,
 }
 
 /// Why a rule cannot be used.
@@ -64,14 +65,11 @@ impl Statement {
     /// Checks a rule.
     pub fn compile(rule: &Rule) -> Result<Self, RuleError> {
         let pattern = Pattern::parse(&rule.topic)?;
-        if rule.permission == Permission::Deny
-            && let Pattern::Exact(text, _) = &pattern
-            && text.contains("${")
-        {
+        if rule.permission == Permission::Deny && rule.topic.starts_with("eq ") && rule.topic.contains("${") {
             return Err(RuleError::LiteralPlaceholder);
         }
         let qos = match &rule.qos {
-            None => 0b111,
+            None => ALL_QOS,
             Some(QosSet::One(level)) => mask(&[*level])?,
             Some(QosSet::Many(levels)) => mask(levels)?,
         };
@@ -84,36 +82,73 @@ impl Statement {
             _ => {}
         }
         let kind = Kind { permission: rule.permission, qos, retain: rule.retain, share: rule.share.clone() };
-        let topics = match &pattern {
-            Pattern::Exact(text, filter) => Some(Topics::Exact(text.clone(), filter.clone())),
+        let fixed = match &pattern {
+            Pattern::Exact(filter) => Some(Decider::new(filter.clone(), true, kind.clone())),
             Pattern::Template(template) if template.is_fixed() => {
                 let nobody = Values { client_id: "", username: None, subject: None, claims: &serde_json::Map::new() };
-                template.resolve(&nobody, rule.permission).map(Topics::Filter)
+                let filter = template.resolve(&nobody, rule.permission);
+                filter.map(|filter| Decider::new(filter, false, kind.clone()))
             }
             Pattern::Template(_) => None,
         };
-        let fixed = topics.map(|topics| Arc::new(Decider { topics, kind: kind.clone() }));
-        Ok(Self { pattern, action: rule.action, kind, fixed })
+        Ok(Self { pattern, action: rule.action, kind, fixed: fixed.map(Arc::new) })
     }
 
     /// The rule for one client; nothing if it allows and a value in it is unusable.
-    fn resolve(&self, values: &Values<'_>) -> Option<Arc<Decider>> {
+    pub(super) fn resolve(&self, values: &Values<'_>) -> Option<Arc<Decider>> {
         if let Some(fixed) = &self.fixed {
             return Some(Arc::clone(fixed));
         }
-        let topics = match &self.pattern {
-            Pattern::Exact(text, filter) => Topics::Exact(text.clone(), filter.clone()),
-            Pattern::Template(template) => Topics::Filter(template.resolve(values, self.kind.permission)?),
-        };
-        Some(Arc::new(Decider { topics, kind: self.kind.clone() }))
+        let Pattern::Template(template) = &self.pattern else { return None };
+        let filter = template.resolve(values, self.kind.permission)?;
+        Some(Arc::new(Decider::new(filter, false, self.kind.clone())))
     }
 
-    /// The topic with the values in place, for people; nothing if the rule allows and a value in it is unusable.
-    pub(super) fn effective_topic(&self, values: &Values<'_>) -> Option<String> {
-        self.resolve(values).map(|decider| match &decider.topics {
-            Topics::Exact(text, _) => format!("eq {text}"),
-            Topics::Filter(filter) => filter.to_string(),
-        })
+    /// Whether the rule is about publishing.
+    pub(super) fn is_about_publishing(&self) -> bool {
+        self.action != Action::Subscribe
+    }
+
+    /// Whether the rule is about subscribing.
+    pub(super) fn is_about_subscribing(&self) -> bool {
+        self.action != Action::Publish
+    }
+
+    pub(super) fn permission(&self) -> Permission {
+        self.kind.permission
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// The topic as the rule has it.
+    pub(super) fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    /// The rule in words, with the client's values in place: `allow subscribe "dev/dev1/#"  (from dev/${clientid}/#)`.
+    pub(super) fn words(&self, values: &Values<'_>) -> String {
+        let permission = match self.kind.permission {
+            Permission::Allow => "allow",
+            Permission::Deny => "deny",
+        };
+        let action = match self.action {
+            Action::Publish => "publish",
+            Action::Subscribe => "subscribe",
+            Action::All => "publish and subscribe",
+        };
+        let pattern = self.pattern.to_string();
+        let lacks = matches!(&self.pattern, Pattern::Template(template) if template.lacks_a_value(values));
+        let topic = match self.resolve(values) {
+            _ if self.fixed.is_some() => format!("{pattern:?}"),
+            Some(decider) if lacks => {
+                format!("{:?}  (from {}: no usable value, so any)", decider.filter.to_string(), pattern.escape_debug())
+            }
+            Some(decider) => format!("{:?}  (from {})", decider.filter.to_string(), pattern.escape_debug()),
+            None => format!("nothing  (from {}: no usable value)", pattern.escape_debug()),
+        };
+        format!("{permission} {action} {topic}{}", self.kind.words())
     }
 }
 
@@ -128,11 +163,15 @@ fn mask(levels: &[u8]) -> Result<u8, RuleError> {
 }
 
 impl Kind {
-    fn concerns_qos(&self, qos: QoS) -> bool {
+    pub(super) fn concerns_qos(&self, qos: QoS) -> bool {
         self.qos & 1 << qos as u8 != 0
     }
 
-    fn concerns_share(&self, share: Option<&str>) -> bool {
+    pub(super) fn concerns_retain(&self, retain: bool) -> bool {
+        self.retain.is_none_or(|only| only == retain)
+    }
+
+    pub(super) fn concerns_share(&self, share: Option<&str>) -> bool {
         match (&self.share, share) {
             (None, _) => true,
             (Some(Share::Any(shared)), share) => *shared == share.is_some(),
@@ -140,6 +179,76 @@ impl Kind {
             (Some(Share::Groups(_)), None) => false,
         }
     }
+
+    /// `0 and 1`
+    pub(super) fn qos_words(&self) -> String {
+        let levels: Vec<String> =
+            (0..3).filter(|level| self.qos & 1 << level != 0).map(|level| level.to_string()).collect();
+        levels.join(" and ")
+    }
+
+    fn words(&self) -> String {
+        let qos = if self.qos == ALL_QOS { String::new() } else { format!(", QoS {}", self.qos_words()) };
+        let retain = match self.retain {
+            None => "",
+            Some(true) => ", retained only",
+            Some(false) => ", not retained",
+        };
+        let share = match &self.share {
+            None => String::new(),
+            Some(Share::Any(true)) => ", shared only".to_owned(),
+            Some(Share::Any(false)) => ", not shared".to_owned(),
+            Some(Share::Groups(groups)) => format!(", shared in {}", groups.join(" or ").escape_debug()),
+        };
+        format!("{qos}{retain}{share}")
+    }
+}
+
+impl Decider {
+    fn new(filter: Filter, exact: bool, kind: Kind) -> Self {
+        let (head, mask) =
+            filter.beginning().bytes().take(8).enumerate().fold((0, 0), |(head, mask), (index, byte)| {
+                (head | u64::from(byte) << (8 * index), mask | 0xff_u64 << (8 * index))
+            });
+        Self { head, mask, kind, filter, exact }
+    }
+
+    /// Whether the rule decides about a publication; `head` is that of the topic.
+    fn decides_publication(&self, head: u64, topic: &str, qos: QoS, retain: bool) -> bool {
+        head & self.mask == self.head
+            && self.kind.concerns_qos(qos)
+            && self.kind.concerns_retain(retain)
+            && self.has_topic(topic)
+    }
+
+    /// Whether the rule is about the topic.
+    pub(super) fn has_topic(&self, topic: &str) -> bool {
+        !self.exact && self.filter.matches(topic)
+    }
+
+    fn decides_subscription(&self, asked: &Filter, share: Option<&str>, qos: QoS) -> bool {
+        self.kind.concerns_qos(qos) && self.kind.concerns_share(share) && self.has_filter(asked)
+    }
+
+    /// Whether the rule is about the filter: an allow covers it, a deny has a topic in common with it.
+    pub(super) fn has_filter(&self, asked: &Filter) -> bool {
+        match (self.exact, self.kind.permission) {
+            (true, _) => self.filter == *asked,
+            (false, Permission::Allow) => self.filter.covers(asked),
+            (false, Permission::Deny) => self.filter.overlaps(asked),
+        }
+    }
+}
+
+/// The first bytes of a topic, as [`Decider`] compares them.
+fn head(topic: &str) -> u64 {
+    let bytes = topic.as_bytes();
+    if let Some(first) = bytes.first_chunk::<8>() {
+        return u64::from_le_bytes(*first);
+    }
+    let mut first = [0; 8];
+    first[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(first)
 }
 
 /// What a client may publish and subscribe. Cheap to clone; the same for as long as nobody asks [`super::Policy`] again.
@@ -171,10 +280,10 @@ impl Grants {
         let (mut publish, mut subscribe) = (Vec::new(), Vec::new());
         for statement in statements {
             let Some(decider) = statement.resolve(values) else { continue };
-            if statement.action != Action::Subscribe {
+            if statement.is_about_publishing() {
                 publish.push(Arc::clone(&decider));
             }
-            if statement.action != Action::Publish {
+            if statement.is_about_subscribing() {
                 subscribe.push(decider);
             }
         }
@@ -188,19 +297,9 @@ impl Grants {
     /// Whether the client may publish to the topic, as a will too. Allocates nothing.
     pub fn may_publish(&self, topic: &str, qos: QoS, retain: bool) -> bool {
         let Inner::Rules { publish, .. } = &*self.0 else { return false };
-        for decider in publish {
-            let kind = &decider.kind;
-            if kind.concerns_qos(qos)
-                && kind.retain.is_none_or(|only| only == retain)
-                && match &decider.topics {
-                    Topics::Filter(filter) => filter.matches(topic),
-                    Topics::Exact(text, _) => **text == *topic && !topic.contains(['+', '#']),
-                }
-            {
-                return kind.permission == Permission::Allow && is_open(topic);
-            }
-        }
-        false
+        let head = head(topic);
+        let decider = publish.iter().find(|decider| decider.decides_publication(head, topic, qos, retain));
+        decider.is_some_and(|decider| decider.kind.permission == Permission::Allow && is_open(topic))
     }
 
     /// Whether the client may subscribe to the filter, given without `$share/…/`, directly or as a member of a group. An
@@ -216,29 +315,17 @@ impl Grants {
         if first_level(filter) == "$share" {
             return false;
         }
-        for decider in subscribe {
-            let kind = &decider.kind;
-            if kind.concerns_qos(qos)
-                && kind.concerns_share(share)
-                && match (&decider.topics, kind.permission) {
-                    (Topics::Exact(_, rule), _) => *rule == asked,
-                    (Topics::Filter(rule), Permission::Allow) => rule.covers(&asked),
-                    (Topics::Filter(rule), Permission::Deny) => rule.overlaps(&asked),
-                }
-            {
-                return kind.permission == Permission::Allow;
-            }
-        }
-        false
+        let decider = subscribe.iter().find(|decider| decider.decides_subscription(&asked, share, qos));
+        decider.is_some_and(|decider| decider.kind.permission == Permission::Allow)
     }
 }
 
 /// Whether clients may publish there at all: no rule opens the broker's own topics.
-fn is_open(topic: &str) -> bool {
-    !matches!(first_level(topic), "$SYS" | "$CONTROL" | "$share")
+pub(super) fn is_open(topic: &str) -> bool {
+    !topic.starts_with('$') || !matches!(first_level(topic), "$SYS" | "$CONTROL" | "$share")
 }
 
-fn first_level(topic: &str) -> &str {
+pub(super) fn first_level(topic: &str) -> &str {
     topic.split('/').next().unwrap_or(topic)
 }
 

@@ -96,6 +96,12 @@ pub(super) enum Credential {
     Token(Arc<TokenCredential>),
 }
 
+impl Credential {
+    pub fn is_bridge(&self) -> bool {
+        matches!(self, Self::Bridge)
+    }
+}
+
 /// What of a token still matters once it is verified.
 #[derive(Debug)]
 pub(super) struct TokenCredential {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::grants::Statement;
 use super::json;
-use super::rule::{Action, Permission, QosSet, Rule, Share};
+use super::rule::Rule;
 use super::template::Values;
 use super::token::{self, Expected, TokenError, duration};
 
@@ -93,40 +93,10 @@ fn rules(claims: &Map<String, Value>, acl_claim: &str) -> Vec<String> {
 
 /// One rule in words.
 fn describe(rule: &Rule, values: &Values<'_>) -> String {
-    let permission = match rule.permission {
-        Permission::Allow => "allow",
-        Permission::Deny => "deny",
-    };
-    let action = match rule.action {
-        Action::Publish => "publish",
-        Action::Subscribe => "subscribe",
-        Action::All => "publish and subscribe",
-    };
-    let topic = match Statement::compile(rule).map(|statement| statement.effective_topic(values)) {
-        Ok(Some(topic)) if topic == rule.topic => format!("{topic:?}"),
-        Ok(Some(topic)) => format!("{topic:?} (from {})", rule.topic),
-        Ok(None) => format!("nothing (a value in {} cannot be used)", rule.topic),
+    match Statement::compile(rule) {
+        Ok(statement) => statement.words(values),
         Err(error) => format!("{:?} ({error})", rule.topic),
-    };
-    let qos = match &rule.qos {
-        None => String::new(),
-        Some(QosSet::One(level)) => format!(", QoS {level}"),
-        Some(QosSet::Many(levels)) => {
-            format!(", QoS {}", levels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "))
-        }
-    };
-    let retain = match rule.retain {
-        None => "",
-        Some(true) => ", retained only",
-        Some(false) => ", not retained",
-    };
-    let share = match &rule.share {
-        None => String::new(),
-        Some(Share::Any(true)) => ", shared only".to_owned(),
-        Some(Share::Any(false)) => ", not shared".to_owned(),
-        Some(Share::Groups(groups)) => format!(", shared in {}", groups.join(" or ")),
-    };
-    format!("{permission} {action} {topic}{qos}{retain}{share}")
+    }
 }
 
 impl Display for Inspection {
@@ -182,10 +152,10 @@ mod tests {
         assert_eq!(
             inspection.rules,
             [
-                r#"allow publish "sensor/dev1/#" (from sensor/${sub}/#), QoS 0 and 1, not retained"#,
+                r#"allow publish "sensor/dev1/#"  (from sensor/${sub}/#), QoS 0 and 1, not retained"#,
                 r#"deny publish and subscribe "a", QoS 2"#,
-                r#"allow subscribe "cmd/<clientid>/+" (from cmd/${clientid}/+), shared in g"#,
-                "allow publish nothing (a value in x/${claims.none} cannot be used)",
+                r#"allow subscribe "cmd/<clientid>/+"  (from cmd/${clientid}/+), shared in g"#,
+                "allow publish nothing  (from x/${claims.none}: no usable value)",
             ]
         );
         assert_eq!(inspection.problem, None);

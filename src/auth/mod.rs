@@ -8,6 +8,7 @@
 //! that deciding a PUBLISH costs neither an allocation nor a look-up.
 
 pub mod admin;
+pub mod explain;
 pub mod filter;
 pub mod grants;
 pub mod identity;

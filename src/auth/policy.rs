@@ -1,12 +1,13 @@
 //! An immutable snapshot of who may connect and what they may do. On a reload it is replaced as a whole.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::admin::{self, Admin};
+use super::explain::{Rules, Source};
 use super::grants::{Grants, RuleError, Statement};
 use super::identity::{
     BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, TokenCredential, Verdict, is_reserved,
@@ -316,37 +317,52 @@ impl Policy {
 
     /// What the client may do under this policy.
     pub fn grants(&self, identity: &Identity, client_id: &str) -> Grants {
-        let none = Map::new();
+        if identity.credential.is_bridge() {
+            return self.bridge_topics().map_or_else(Grants::deny_all, Grants::bridge);
+        }
+        let rules = self.rules(identity, client_id);
+        rules.map_or_else(Grants::deny_all, |rules| Grants::from_statements(rules.statements(), &rules.values))
+    }
+
+    /// All that the bridge may subscribe to.
+    pub(super) fn bridge_topics(&self) -> Option<&[String]> {
+        self.bridge.as_ref().map(|bridge| &*bridge.topics)
+    }
+
+    /// The rules that concern a client, in the order in which they decide; nothing for one that is not known here, and
+    /// for the bridge, which has none.
+    pub(super) fn rules<'a>(&'a self, identity: &'a Identity, client_id: &'a str) -> Option<Rules<'a>> {
+        static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
         let user = match &identity.principal {
             Principal::User(name) => self.users.get_key_value(name),
             _ => None,
         };
+        let mut values = Values { client_id, username: None, subject: None, claims: &NONE };
+        let mut lists = vec![(Source::Deny, &*self.deny)];
+        let mut groups: &[String] = &[];
         match &identity.credential {
-            Credential::Bridge => self.bridge.as_ref().map_or_else(Grants::deny_all, |it| Grants::bridge(&it.topics)),
-            Credential::Nothing => {
-                let Some(rules) = &self.anonymous else { return Grants::deny_all() };
-                let values = Values { client_id, username: None, subject: None, claims: &none };
-                Grants::from_statements(self.deny.iter().chain(rules), &values)
-            }
+            Credential::Bridge => return None,
+            Credential::Nothing => lists.push((Source::Anonymous, self.anonymous.as_deref()?)),
             Credential::Password(_) => {
-                let Some((name, user)) = user else { return Grants::deny_all() };
-                let values = Values { client_id, username: Some(name), subject: Some(name), claims: &none };
-                let rules = self.deny.iter().chain(&user.rules);
-                Grants::from_statements(rules.chain(self.group_rules(user.groups.iter())), &values)
+                let (name, _) = user?;
+                (values.username, values.subject) = (Some(name.as_str()), Some(name.as_str()));
             }
             Credential::Token(token) => {
-                let username = token.username.as_deref().or(Some(&token.subject));
-                let values = Values { client_id, username, subject: Some(&token.subject), claims: &token.claims };
-                let groups = user.iter().flat_map(|(_, user)| &user.groups).chain(&token.groups);
-                let rules = self.deny.iter().chain(&token.rules).chain(user.iter().flat_map(|(_, user)| &user.rules));
-                Grants::from_statements(rules.chain(self.group_rules(groups)), &values)
+                values.username = token.username.as_deref().or(Some(&token.subject));
+                (values.subject, values.claims) = (Some(token.subject.as_str()), &token.claims);
+                lists.push((Source::Token, &*token.rules));
+                groups = &token.groups;
             }
         }
-    }
-
-    /// The rules of the groups, in order; a group that is not there has none.
-    fn group_rules<'a>(&'a self, names: impl Iterator<Item = &'a String>) -> impl Iterator<Item = &'a Statement> {
-        names.filter_map(|name| self.groups.get(name)).flatten()
+        lists.extend(user.map(|(_, user)| (Source::User, &*user.rules)));
+        for name in user.iter().flat_map(|(_, user)| &user.groups).chain(groups) {
+            // A group that is not there has no rules; one that is named twice has decided the first time.
+            let Some((name, rules)) = self.groups.get_key_value(name) else { continue };
+            if !lists.iter().any(|(source, _)| *source == Source::Group(name)) {
+                lists.push((Source::Group(name), &**rules));
+            }
+        }
+        Some(Rules { values, lists })
     }
 }
 

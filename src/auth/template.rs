@@ -1,8 +1,11 @@
 //! The topic of a rule before the client is known: a filter with places for the client's own values.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde_json::{Map, Value};
 
-use super::filter::{self, Filter, FilterError, Level};
+use super::filter::{self, Filter, FilterError};
 use super::rule::Permission;
 
 /// What a placeholder may take its value from.
@@ -17,8 +20,8 @@ pub struct Values<'a> {
 /// The topic of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// After `eq `: this text, wildcards and all.
-    Exact(Box<str>, Filter),
+    /// After `eq `: this filter and no other. Without a wildcard the text is a template without placeholders.
+    Exact(Filter),
     Template(Template),
 }
 
@@ -31,22 +34,27 @@ pub struct Template {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum TemplateLevel {
-    Fixed(Level),
+    /// `+`, or a text.
+    Fixed(Box<str>),
     Parts(Vec<Part>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
-    Text(String),
+    Text(Box<str>),
     Placeholder(Placeholder),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Placeholder {
     ClientId,
+    /// `%c`
+    ShortClientId,
     Username,
+    /// `%u`
+    ShortUsername,
     Subject,
-    Claim(String),
+    Claim(Box<str>),
 }
 
 /// Why a text is not the topic of a rule.
@@ -73,7 +81,13 @@ impl Pattern {
             return Err(TemplateError::Share);
         }
         if let Some(exact) = exact {
-            return Ok(Self::Exact(exact.into(), Filter::parse(exact)?));
+            let filter = Filter::parse(exact)?;
+            if exact.contains(['+', '#']) {
+                return Ok(Self::Exact(filter));
+            }
+            // A name: what forbids it forbids every subscription that would bring it.
+            let levels = exact.split('/').map(|level| TemplateLevel::Fixed(level.into())).collect();
+            return Ok(Self::Template(Template { levels, tail: false }));
         }
         if topic.is_empty() {
             return Err(FilterError::Empty.into());
@@ -103,15 +117,64 @@ impl Template {
         let mut levels = Vec::with_capacity(self.levels.len());
         for (index, level) in self.levels.iter().enumerate() {
             levels.push(match level {
-                TemplateLevel::Fixed(level) => level.clone(),
+                TemplateLevel::Fixed(text) => Some(Cow::Borrowed(&**text)),
                 TemplateLevel::Parts(parts) => match (fill(parts, index == 0, values), permission) {
-                    (Some(text), _) => Level::Literal(text.into()),
+                    (Some(text), _) => Some(Cow::Owned(text)),
                     (None, Permission::Allow) => return None,
-                    (None, Permission::Deny) => Level::Any,
+                    (None, Permission::Deny) => None,
                 },
             });
         }
-        Some(Filter::new(levels, self.tail))
+        Some(Filter::new(levels.iter().map(Option::as_deref), self.tail))
+    }
+
+    /// Whether a placeholder has no value that can be used.
+    pub fn lacks_a_value(&self, values: &Values<'_>) -> bool {
+        self.levels.iter().enumerate().any(|(index, level)| match level {
+            TemplateLevel::Fixed(_) => false,
+            TemplateLevel::Parts(parts) => fill(parts, index == 0, values).is_none(),
+        })
+    }
+}
+
+/// The topic as the rule has it.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let template = match self {
+            Self::Exact(filter) => return write!(f, "eq {filter}"),
+            Self::Template(template) => template,
+        };
+        let looks_like_a_placeholder = |level: &TemplateLevel| match level {
+            TemplateLevel::Fixed(text) => ["${", "%c", "%u"].iter().any(|mark| text.contains(mark)),
+            TemplateLevel::Parts(_) => false,
+        };
+        f.write_str(if template.levels.iter().any(looks_like_a_placeholder) { "eq " } else { "" })?;
+        for (index, level) in template.levels.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "/" })?;
+            match level {
+                TemplateLevel::Fixed(text) => f.write_str(text)?,
+                TemplateLevel::Parts(parts) => parts.iter().try_for_each(|part| part.fmt(f))?,
+            }
+        }
+        match (template.levels.is_empty(), template.tail) {
+            (true, _) => f.write_str("#"),
+            (false, true) => f.write_str("/#"),
+            (false, false) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Placeholder(Placeholder::ClientId) => f.write_str("${clientid}"),
+            Self::Placeholder(Placeholder::ShortClientId) => f.write_str("%c"),
+            Self::Placeholder(Placeholder::Username) => f.write_str("${username}"),
+            Self::Placeholder(Placeholder::ShortUsername) => f.write_str("%u"),
+            Self::Placeholder(Placeholder::Subject) => f.write_str("${sub}"),
+            Self::Placeholder(Placeholder::Claim(name)) => write!(f, "${{claims.{name}}}"),
+        }
     }
 }
 
@@ -124,10 +187,10 @@ fn fill(parts: &[Part], first: bool, values: &Values<'_>) -> Option<String> {
             Part::Placeholder(placeholder) => {
                 let number;
                 let value = match placeholder {
-                    Placeholder::ClientId => values.client_id,
-                    Placeholder::Username => values.username?,
+                    Placeholder::ClientId | Placeholder::ShortClientId => values.client_id,
+                    Placeholder::Username | Placeholder::ShortUsername => values.username?,
                     Placeholder::Subject => values.subject?,
-                    Placeholder::Claim(name) => match values.claims.get(name)? {
+                    Placeholder::Claim(name) => match values.claims.get(&**name)? {
                         Value::String(value) => value,
                         Value::Number(value) if value.is_u64() || value.is_i64() => {
                             number = value.to_string();
@@ -156,20 +219,21 @@ fn parse_level(text: &str) -> Result<TemplateLevel, TemplateError> {
     let mut rest = text;
     while let Some((start, placeholder, end)) = next_placeholder(rest)? {
         if start > 0 {
-            parts.push(Part::Text(rest[..start].to_owned()));
+            parts.push(Part::Text(rest[..start].into()));
         }
         parts.push(Part::Placeholder(placeholder));
         rest = &rest[end..];
     }
     if parts.is_empty() {
-        return Ok(TemplateLevel::Fixed(filter::level(text)?));
+        filter::check_level(text)?;
+        return Ok(TemplateLevel::Fixed(text.into()));
     }
     if !rest.is_empty() {
-        parts.push(Part::Text(rest.to_owned()));
+        parts.push(Part::Text(rest.into()));
     }
     for part in &parts {
         if let Part::Text(text) = part {
-            filter::literal(text)?;
+            filter::check_literal(text)?;
         }
     }
     Ok(TemplateLevel::Parts(parts))
@@ -177,7 +241,7 @@ fn parse_level(text: &str) -> Result<TemplateLevel, TemplateError> {
 
 /// The first placeholder: where it starts, what it is, where it ends.
 fn next_placeholder(text: &str) -> Result<Option<(usize, Placeholder, usize)>, TemplateError> {
-    let starts = [("${", None), ("%c", Some(Placeholder::ClientId)), ("%u", Some(Placeholder::Username))];
+    let starts = [("${", None), ("%c", Some(Placeholder::ShortClientId)), ("%u", Some(Placeholder::ShortUsername))];
     let first =
         starts.into_iter().filter_map(|(mark, alias)| Some((text.find(mark)?, alias))).min_by_key(|(at, _)| *at);
     let Some((start, alias)) = first else { return Ok(None) };
@@ -193,7 +257,7 @@ fn next_placeholder(text: &str) -> Result<Option<(usize, Placeholder, usize)>, T
         "username" => Placeholder::Username,
         "sub" => Placeholder::Subject,
         _ => match name.strip_prefix("claims.") {
-            Some(claim) if !claim.is_empty() => Placeholder::Claim(claim.to_owned()),
+            Some(claim) if !claim.is_empty() => Placeholder::Claim(claim.into()),
             _ => return Err(TemplateError::Unknown(name.to_owned())),
         },
     };

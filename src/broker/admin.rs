@@ -244,7 +244,7 @@ async fn list_denies(State(port): State<Arc<Port>>, asked: Asked<WhichDenies>) -
         principal: deny.principal.into(),
         action: deny.action.name().into(),
         topic: deny.topic.into(),
-        why: deny.why.into(),
+        why: deny.why.into_owned(),
     });
     Ok(Json(Page { items: items.collect(), next }).into_response())
 }

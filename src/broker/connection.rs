@@ -80,10 +80,12 @@ pub struct Peer {
 impl Peer {
     /// The Reason String of an acknowledgement, where the client wants to hear it and the packet stays small enough for
     /// it `[MQTT-3.1.2-29, MQTT-3.4.2-2, MQTT-3.5.2-2]`.
-    pub fn reason_string(&self, text: &'static str) -> Option<&'static str> {
+    pub fn reason_string<'a>(&self, text: &'a str) -> Option<&'a str> {
         /// Fixed header, packet identifier, reason code, length of the properties, property, length of the text.
         const REST: usize = 2 + 2 + 1 + 1 + 1 + 2;
-        (self.problem_information && REST + text.len() <= self.maximum_packet_size).then_some(text)
+        // From 128 on, lengths of the packet and of its properties take two bytes.
+        let rest = REST + if text.len() > 100 { 2 } else { 0 };
+        (self.problem_information && rest + text.len() <= self.maximum_packet_size).then_some(text)
     }
 }
 

@@ -5,14 +5,14 @@ use std::io::Write;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::aliases::Alias;
-use super::connection::{Closing, Connection};
-use super::denies::Action;
+use super::connection::{Closing, Connection, Peer};
 use super::events;
 use super::quota::outbox_high;
 use super::router::Subscriber;
 use super::sys::is_sys;
 use super::unix_millis;
 use crate::auth::Principal;
+use crate::auth::explain::{self, Request, Verb};
 use crate::mqtt::codec::delivery::Delivered;
 use crate::mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::mqtt::property::AckProperties;
@@ -47,8 +47,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         identifier: Option<u32>,
     ) -> ReasonCode {
         if !self.peer.grants.may_subscribe(filter.filter, filter.share, options.qos) {
-            let principal = &self.peer.identity.principal;
-            events::denied(&self.shared, &self.peer.client_id, principal, Action::Subscribe, text);
+            let Peer { client_id, identity, .. } = &self.peer;
+            let request = Request { verb: Verb::Subscribe, topic: text, qos: options.qos, retain: false };
+            let reason = || explain::reason(&self.shared.policy.load(), identity, client_id, request);
+            events::denied(&self.shared, client_id, &identity.principal, &request, reason);
             return ReasonCode::NOT_AUTHORIZED;
         }
         if let Some(code) = self.refuse_subscription(text, filter) {

@@ -1,31 +1,15 @@
 //! The last denies, kept in memory for whoever asks why a client does not get through.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use crate::auth::explain::Verb;
 
 /// Denies that are kept.
 const KEPT: usize = 1000;
 /// Bytes of a topic or filter that are kept: it comes from a client, which may send 64 KiB.
 const TOPIC: usize = 256;
-
-/// What was denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Publish,
-    Subscribe,
-    Will,
-}
-
-impl Action {
-    /// As in rules, logs and labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-            Self::Will => "will",
-        }
-    }
-}
 
 /// Something that a client asked for and did not get.
 #[derive(Clone, Debug)]
@@ -36,10 +20,10 @@ pub struct Deny {
     pub at: u64,
     pub client_id: Arc<str>,
     pub principal: Box<str>,
-    pub action: Action,
+    pub action: Verb,
     /// The topic or filter, cut short where it is very long.
     pub topic: Box<str>,
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
 }
 
 /// The last denies, oldest first.
@@ -84,9 +68,9 @@ mod tests {
             at: 0,
             client_id: "c".into(),
             principal: "user:u".into(),
-            action: Action::Publish,
+            action: Verb::Publish,
             topic: topic.into(),
-            why: "no rule allows it",
+            why: "no rule allows it".into(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Whoever refuses, ends or denies something calls a function here instead of writing a line: a flood then costs a
 //! counter and not a log.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +14,13 @@ use tokio::time::Instant;
 use super::admission::Pass;
 use super::connection::{Closing, Peer};
 use super::counters::Gate;
-use super::denies::{Action, Denies, Deny, shorten};
+use super::denies::{Denies, Deny, shorten};
 use super::handshake::NoConnection;
 use super::limiter::{Kind, Limiter};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
 use crate::auth::Principal;
+use crate::auth::explain::Request;
 use crate::config::PROBE;
 use crate::process::Shutdown;
 
@@ -157,11 +159,20 @@ pub fn turned_away(shared: &Shared, arrival: &Arrival, limit: Limit) {
     }
 }
 
-/// No rule allows what a client asks for. `topic` is its filter, if it wants to subscribe.
-pub fn denied(shared: &Shared, client_id: &Arc<str>, principal: &Principal, action: Action, topic: &str) {
+/// The rules refuse what a client asks for. `reason` says why at length; it costs more than the decision, and so it is
+/// asked only as often as lines are written. Gives what may be told to the client.
+pub fn denied(
+    shared: &Shared,
+    client_id: &Arc<str>,
+    principal: &Principal,
+    request: &Request<'_>,
+    reason: impl FnOnce() -> String,
+) -> Cow<'static, str> {
+    let action = request.verb;
     shared.counters.denied.add(action.name());
-    let topic = shorten(topic);
-    let why = "no rule allows it";
+    let topic = shorten(request.topic);
+    let admitted = admits(shared, Kind::Denied, client_id);
+    let why: Cow<'static, str> = if admitted { reason().into() } else { "no rule allows it".into() };
     let deny = Deny {
         number: 0,
         at: unix_millis(),
@@ -169,12 +180,13 @@ pub fn denied(shared: &Shared, client_id: &Arc<str>, principal: &Principal, acti
         principal: principal.to_string().into(),
         action,
         topic: topic.into(),
-        why,
+        why: why.clone(),
     };
     shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner).push(deny);
-    if admits(shared, Kind::Denied, client_id) {
-        tracing::warn!(%client_id, %principal, action = action.name(), topic, why, "denied");
+    if admitted {
+        tracing::warn!(%client_id, %principal, action = action.name(), topic, %why, "denied");
     }
+    why
 }
 
 /// A client has reached a limit and goes on without what it asked for: `what` says what became of that.

@@ -13,7 +13,6 @@ use super::aliases;
 use super::backpressure::Withheld;
 use super::connection::{Connection, Peer};
 use super::counters::Turn;
-use super::denies::Action;
 use super::events::{self, Arrival};
 use super::frames::Failure;
 use super::limits::Limit;
@@ -27,6 +26,7 @@ use super::timers::Timers;
 use super::upgrade;
 use super::will::Will;
 use super::{Shared, unix_millis};
+use crate::auth::explain::{self, Request, Verb};
 use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict};
 use crate::config::broker::Limits;
 use crate::mqtt::packet::{ConnAck, Connect, Packet};
@@ -319,7 +319,9 @@ fn will(
         return Err(refusal(ReasonCode::TOPIC_NAME_INVALID, 5, format!("will: {violation}")));
     }
     if !grants.may_publish(asked.topic, asked.qos, asked.retain) {
-        events::denied(shared, client_id, &identity.principal, Action::Will, asked.topic);
+        let request = Request { verb: Verb::Will, topic: asked.topic, qos: asked.qos, retain: asked.retain };
+        let reason = || explain::reason(&shared.policy.load(), identity, client_id, request);
+        events::denied(shared, client_id, &identity.principal, &request, reason);
         // Names of the broker's own are not acceptable from anyone.
         let code =
             if asked.topic.starts_with('$') { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::{Closing, Connection};
-use super::denies::Action;
+use super::connection::{Closing, Connection, Peer};
 use super::events;
 use super::limits::Limit;
 use super::quota::Pace;
 use super::router::Routes;
 use super::{Shared, aliases, unix_millis};
 use crate::auth::Grants;
+use crate::auth::explain::{self, Request, Verb};
 use crate::config::broker::Rate;
 use crate::mqtt::packet::{Ack, Packet, Publish};
 use crate::mqtt::property::AckProperties;
@@ -219,9 +219,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A publication that no rule allows.
     fn deny(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
-        let principal = &self.peer.identity.principal;
-        events::denied(&self.shared, &self.peer.client_id, principal, Action::Publish, publish.topic);
-        self.reject(publish, ReasonCode::NOT_AUTHORIZED, "no rule allows it", now)
+        let Peer { client_id, identity, .. } = &self.peer;
+        let Publish { topic, qos, retain, .. } = *publish;
+        let request = Request { verb: Verb::Publish, topic, qos, retain };
+        let reason = || explain::reason(&self.shared.policy.load(), identity, client_id, request);
+        let why = events::denied(&self.shared, client_id, &identity.principal, &request, reason);
+        self.reject(publish, ReasonCode::NOT_AUTHORIZED, &why, now)
     }
 
     /// Does not take a publication. MQTT 5.0 has an answer for QoS 1 and 2; everything else is dropped, and closes the
@@ -230,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &mut self,
         publish: &Publish<'_>,
         code: ReasonCode,
-        why: &'static str,
+        why: &str,
         now: u64,
     ) -> Result<(), Closing> {
         if publish.packet_id.is_some() && self.peer.version == Version::V5 {
@@ -247,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// PUBACK or PUBREC of MQTT 5.0 with a failure.
-    pub(super) fn answer_refused(&mut self, publish: &Publish<'_>, code: ReasonCode, why: &'static str) {
+    pub(super) fn answer_refused(&mut self, publish: &Publish<'_>, code: ReasonCode, why: &str) {
         let Some(packet_id) = publish.packet_id else { return };
         let properties = AckProperties { reason_string: self.peer.reason_string(why), ..AckProperties::default() };
         self.answer_publish(publish.qos, &Ack { packet_id, code, properties });

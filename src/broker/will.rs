@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::denies::Action;
 use super::limits::Limit;
 use super::{Shared, events, unix_millis};
+use crate::auth::explain::{Request, Verb};
 use crate::auth::{Grants, Principal};
 use crate::mqtt::Version;
 use crate::mqtt::packet::{Publish, Will as Asked};
@@ -55,7 +55,10 @@ pub fn publish(shared: &Shared, will: Will) {
     let Will { mut message, expiry, grants, principal, .. } = will;
     if !grants.may_publish(message.topic(), message.qos, message.retain) {
         if let Some(origin) = &message.origin {
-            events::denied(shared, &origin.client_id, &principal, Action::Will, message.topic());
+            let Message { qos, retain, .. } = message;
+            let request = Request { verb: Verb::Will, topic: message.topic(), qos, retain };
+            let reason = || "no rule allows it now that it is sent".to_owned();
+            events::denied(shared, &origin.client_id, &principal, &request, reason);
         }
         return;
     }

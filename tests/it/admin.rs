@@ -336,11 +336,11 @@ async fn denies_are_kept_with_who_and_what() {
             ["clientId", "principal", "action", "topic", "why"].map(|key| deny[key].as_str().unwrap().to_owned())
         })
         .collect();
-    let why = "no rule allows it";
+    let why = r#"no rule allows it: user rule 1 allows "t/#""#;
     assert_eq!(
         seen,
         [
-            ["u1", "user:u1", "subscribe", "other/#", why],
+            ["u1", "user:u1", "subscribe", "other/#", &format!(r#"{why}, "other" is outside"#)],
             ["u1", "user:u1", "publish", "elsewhere", why],
             ["u2", "user:u2", "will", "gone", why],
         ]

@@ -5,7 +5,7 @@ use super::wire::*;
 
 const V5: Version = Version::V5;
 /// What a denied publication is told.
-const DENIED: &str = "no rule allows it";
+const DENIED: &str = r#"no rule allows it: anonymous rule 1 allows "t/#""#;
 
 /// A subscriber to `t/a` at QoS 2, and a publisher.
 fn pair(version: Version) -> (crate::support::Broker, Wire, Wire) {
