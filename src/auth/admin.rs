@@ -5,7 +5,7 @@
 
 use super::json;
 use super::key::{KeySet, PrivateKey};
-use super::token::{self, Claims, TokenError, issue};
+use super::token::{self, Claims, Parts, TokenError, issue};
 
 /// Seconds that such a token may live.
 pub const MAX_TTL: u64 = 60;
@@ -46,8 +46,10 @@ pub struct Admin {
 
 /// Verifies a token for the admin port at `now`, in seconds of Unix time.
 pub(super) fn verify(token: &[u8], keys: &KeySet, issuer: &str, audience: &str, now: u64) -> Result<Admin, TokenError> {
-    let (_, payload) = token::verify_signature(token, keys)?;
-    let claims = json::object(&payload).map_err(|error| TokenError::Claims(format!("read the claims: {error}")))?;
+    let parts = Parts::of(token)?;
+    parts.check_own_signature(keys)?;
+    let claims =
+        json::object(&parts.payload).map_err(|error| TokenError::Claims(format!("read the claims: {error}")))?;
     if token::required(token::text(&claims, "iss")?, "iss")? != issuer {
         return Err(TokenError::Claims("`iss` is not this broker's".to_owned()));
     }
@@ -56,7 +58,7 @@ pub(super) fn verify(token: &[u8], keys: &KeySet, issuer: &str, audience: &str, 
         return Err(TokenError::Claims(format!("`aud` is not {audience} alone")));
     }
     let subject = token::required(token::name(&claims, "sub")?, "sub")?.to_owned();
-    token::check_times(&claims, MAX_TTL, now)?;
+    token::check_times(&claims, MAX_TTL, true, now)?;
     Ok(Admin { subject })
 }
 
@@ -113,15 +115,8 @@ mod tests {
     }
 
     fn connect(token: &str) -> Verdict {
-        let presented = Presented {
-            username: None,
-            password: Some(token.as_bytes()),
-            method: None,
-            data: None,
-            client_id: "x",
-            internal: false,
-            certificate: false,
-        };
+        let presented =
+            Presented { username: None, password: Some(token.as_bytes()), client_id: "x", ..Presented::default() };
         policy().authenticate(&presented, NOW)
     }
 

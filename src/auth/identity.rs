@@ -17,7 +17,7 @@ pub(super) fn is_reserved(name: &str) -> bool {
 }
 
 /// What a CONNECT presents.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Presented<'a> {
     pub username: Option<&'a str>,
     pub password: Option<&'a [u8]>,
@@ -25,6 +25,8 @@ pub struct Presented<'a> {
     pub method: Option<&'a str>,
     /// The Authentication Data of MQTT 5.
     pub data: Option<&'a [u8]>,
+    /// The token of the HTTP request that a WebSocket began with.
+    pub bearer: Option<&'a [u8]>,
     pub client_id: &'a str,
     /// The connection came through the bridge's listener.
     pub internal: bool,
@@ -50,6 +52,12 @@ pub enum Verdict {
     Refused(Refusal),
     /// The password must be hashed, which takes long: on a thread that may block, not on one that serves connections.
     CheckPassword(PasswordCheck),
+    /// The token names a key of this issuer that is not loaded. Its keys may have changed: who can, fetches them and asks
+    /// again; for everybody else this is a refusal.
+    UnknownKey {
+        issuer: String,
+        refusal: Refusal,
+    },
 }
 
 /// Who a session belongs to.
@@ -105,6 +113,9 @@ impl Credential {
 /// What of a token still matters once it is verified.
 #[derive(Debug)]
 pub(super) struct TokenCredential {
+    /// Of another issuer; absent means this broker's own.
+    pub issuer: Option<Arc<str>>,
+    /// Empty if the only key of another issuer has none.
     pub kid: String,
     pub subject: String,
     pub jti: Option<String>,

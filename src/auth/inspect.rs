@@ -55,7 +55,10 @@ fn problem(
     let audience = claims.get("aud").and_then(|aud| aud.as_str().or_else(|| aud.get(0)?.as_str())).unwrap_or_default();
     let expected = Expected { issuer, audience, max_ttl: u64::MAX, acl_claim };
     let header = token::read_header(header);
-    let checked = header.and_then(|(kid, _)| token::read_claims(claims.clone(), kid, &expected, now));
+    let checked = header.and_then(|(kid, _)| {
+        let kid = token::own_kid(kid.as_deref())?.to_owned();
+        token::read_claims(claims.clone(), kid, &expected, now)
+    });
     checked.err().map(|error| error.to_string())
 }
 

@@ -23,6 +23,9 @@ pub enum Algorithm {
     /// HMAC with SHA-256: whoever verifies can sign, so a broker that is broken into can make tokens.
     #[serde(rename = "HS256")]
     Hs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256, as other issuers sign. It is only verified: this broker has no such key of its own.
+    #[serde(rename = "RS256")]
+    Rs256,
 }
 
 impl Algorithm {
@@ -32,12 +35,13 @@ impl Algorithm {
             Self::EdDsa => "EdDSA",
             Self::Es256 => "ES256",
             Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
         }
     }
 
     /// The algorithm of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::EdDsa, Self::Es256, Self::Hs256].into_iter().find(|algorithm| algorithm.name() == name)
+        [Self::EdDsa, Self::Es256, Self::Hs256, Self::Rs256].into_iter().find(|algorithm| algorithm.name() == name)
     }
 
     pub(super) fn library(self) -> jsonwebtoken::Algorithm {
@@ -45,6 +49,7 @@ impl Algorithm {
             Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
             Self::Es256 => jsonwebtoken::Algorithm::ES256,
             Self::Hs256 => jsonwebtoken::Algorithm::HS256,
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
         }
     }
 }
@@ -64,6 +69,8 @@ pub enum KeyError {
     NoList,
     #[error("there is no usable key in the key set")]
     NoKey,
+    #[error("there is no usable key in the key set: {0}")]
+    NoneUsable(String),
     #[error("keys[{index}]: {problem}")]
     Key { index: usize, problem: String },
     #[error("make a key: {0}")]
@@ -80,10 +87,18 @@ pub struct KeySet {
 /// One key to verify with.
 #[derive(Clone, Debug)]
 pub(super) struct PublicKey {
+    /// Empty if the key of another issuer has none.
     pub kid: String,
     pub algorithm: Algorithm,
     pub key: DecodingKey,
+    /// What everybody may know of it; a shared secret has no such part.
+    public: Option<Value>,
 }
+
+/// Bits of the modulus of an RSA key: fewer are broken, more cost more than they are worth.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// Keys of one set; more are nobody's signing keys.
+const MAX_KEYS: usize = 100;
 
 impl KeySet {
     /// Reads a JWK Set. A document without a usable key is an error: it is never taken for "no restriction". Keys of a
@@ -106,6 +121,40 @@ impl KeySet {
         if set.keys.is_empty() { Err(KeyError::NoKey) } else { Ok(set) }
     }
 
+    /// Reads the JWK Set of another issuer, of which only keys of these algorithms count. The algorithm of a key follows
+    /// from its kind; an `alg` beside that may only agree. A key that cannot be used is passed over, with the reason in
+    /// [`Self::skipped`]: a key that is left out opens nothing.
+    pub fn parse_foreign(jwks_json: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
+        let document = object(jwks_json)?;
+        let Some(Value::Array(entries)) = document.get("keys") else { return Err(KeyError::NoList) };
+        let mut set = Self::default();
+        for (index, entry) in entries.iter().enumerate() {
+            let jwk = entry.as_object().ok_or_else(|| "not an object".to_owned());
+            match jwk.and_then(|jwk| foreign_key(jwk, algorithms)) {
+                // Which of two was meant, only their owner knows.
+                Ok(key) if set.keys.iter().any(|other| other.kid == key.kid) => {
+                    return Err(KeyError::Key { index, problem: format!("the kid {:?} is there twice", key.kid) });
+                }
+                Ok(_) if set.keys.len() == MAX_KEYS => {
+                    set.skipped.push(format!("keys[{index}]: there are more than {MAX_KEYS} keys"));
+                }
+                Ok(key) => set.keys.push(key),
+                Err(problem) => set.skipped.push(format!("keys[{index}]: {problem}")),
+            }
+        }
+        if set.keys.is_empty() { Err(KeyError::NoneUsable(set.skipped.join("; "))) } else { Ok(set) }
+    }
+
+    /// What everybody may know of the keys, as a JWK Set: a shared secret is not in it.
+    pub fn public(&self) -> String {
+        json!({"keys": self.keys.iter().filter_map(|key| key.public.as_ref()).collect::<Vec<_>>()}).to_string()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// The key ids.
     pub fn ids(&self) -> Vec<String> {
         self.keys.iter().map(|key| key.kid.clone()).collect()
@@ -123,6 +172,11 @@ impl KeySet {
 
     pub(super) fn find(&self, kid: &str) -> Option<&PublicKey> {
         self.keys.iter().find(|key| key.kid == kid)
+    }
+
+    /// The key, if there is only one: then a token need not say which it was signed with.
+    pub(super) fn only(&self) -> Option<&PublicKey> {
+        if let [key] = self.keys.as_slice() { Some(key) } else { None }
     }
 }
 
@@ -172,15 +226,83 @@ fn public_key(jwk: &Map<String, Value>) -> Result<Option<PublicKey>, String> {
         return Err("is a private key; a broker must not be able to sign".to_owned());
     }
     let kid = required(jwk, "kid")?.to_owned();
-    let key = match algorithm {
-        Algorithm::EdDsa => DecodingKey::from_ed_der(&bytes32(jwk, "x")?),
+    verifying_key(jwk, algorithm, kid).map(Some)
+}
+
+/// The key of this algorithm that the members describe.
+fn verifying_key(jwk: &Map<String, Value>, algorithm: Algorithm, kid: String) -> Result<PublicKey, String> {
+    let (key, members): (_, &[&str]) = match algorithm {
+        Algorithm::EdDsa => (DecodingKey::from_ed_der(&bytes32(jwk, "x")?), &["crv", "x"]),
         Algorithm::Es256 => {
             let point = [&[4], bytes32(jwk, "x")?.as_slice(), bytes32(jwk, "y")?.as_slice()].concat();
-            DecodingKey::from_ec_der(&point)
+            (DecodingKey::from_ec_der(&point), &["crv", "x", "y"])
         }
-        Algorithm::Hs256 => DecodingKey::from_secret(&secret(jwk)?),
+        Algorithm::Rs256 => (rsa(jwk)?, &["n", "e"]),
+        Algorithm::Hs256 => (DecodingKey::from_secret(&secret(jwk)?), &[]),
     };
-    Ok(Some(PublicKey { kid, algorithm, key }))
+    let public = (algorithm != Algorithm::Hs256).then(|| {
+        // Only members that are known to be public: what else an entry says is nobody's business.
+        let mut public = json!({"kid": kid, "alg": algorithm.name(), "use": "sig"});
+        for name in ["kty"].iter().chain(members) {
+            public[*name] = jwk.get(*name).cloned().unwrap_or_default();
+        }
+        public
+    });
+    Ok(PublicKey { kid, algorithm, key, public })
+}
+
+/// A key of another issuer, or why it is passed over.
+fn foreign_key(jwk: &Map<String, Value>, algorithms: &[Algorithm]) -> Result<PublicKey, String> {
+    let algorithm = match (required(jwk, "kty")?, member(jwk, "crv")?) {
+        ("OKP", Some("Ed25519")) => Algorithm::EdDsa,
+        ("EC", Some("P-256")) => Algorithm::Es256,
+        ("RSA", _) => Algorithm::Rs256,
+        ("oct", _) => Algorithm::Hs256,
+        _ => return Err("is of a kind that is not known here".to_owned()),
+    };
+    if !algorithms.contains(&algorithm) {
+        return Err(format!("is for {algorithm}, which is not among the issuer's algorithms"));
+    }
+    if member(jwk, "alg")?.is_some_and(|alg| alg != algorithm.name()) {
+        return Err(format!("`alg` is not {algorithm}"));
+    }
+    if member(jwk, "use")?.is_some_and(|purpose| purpose != "sig") {
+        return Err("is not for signatures".to_owned());
+    }
+    match jwk.get("key_ops") {
+        None => {}
+        Some(Value::Array(operations)) if operations.iter().any(|it| it == "verify") => {}
+        Some(_) => return Err("`key_ops` is without verify".to_owned()),
+    }
+    if jwk.contains_key("d") {
+        return Err("is a private key: whoever reads the set can sign".to_owned());
+    }
+    verifying_key(jwk, algorithm, member(jwk, "kid")?.unwrap_or_default().to_owned())
+}
+
+/// An RSA key `[RFC 7518, 6.3.1]`.
+fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, String> {
+    let number = |name: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(required(jwk, name)?).map_err(|_| format!("`{name}` is not base64url"))?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        Ok::<_, String>(bytes[zeros..].to_vec())
+    };
+    let bits = |number: &[u8]| number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize);
+    let (modulus, exponent) = (number("n")?, number("e")?);
+    if !RSA_BITS.contains(&bits(&modulus)) {
+        return Err(format!(
+            "has {} bits; from {} to {} are accepted",
+            bits(&modulus),
+            RSA_BITS.start(),
+            RSA_BITS.end()
+        ));
+    }
+    // With an even exponent or 1 there is nothing to be verified.
+    let odd = exponent.last().is_some_and(|last| last % 2 == 1);
+    if !odd || !(2..=33).contains(&bits(&exponent)) {
+        return Err("`e` is not an odd number from 3 to 33 bits".to_owned());
+    }
+    Ok(DecodingKey::from_rsa_raw_components(&modulus, &exponent))
 }
 
 /// The bytes of a shared secret, which may not be shorter than the hash `[RFC 7518, 3.2]`.
@@ -214,7 +336,7 @@ pub fn generate(algorithm: Algorithm, random: &[u8; 48]) -> Result<PrivateKey, K
     let mut key = PrivateKey::new(algorithm, secret.to_vec(), String::new()).map_err(KeyError::Generate)?;
     key.kid = match algorithm {
         Algorithm::Hs256 => URL_SAFE_NO_PAD.encode(id),
-        Algorithm::EdDsa | Algorithm::Es256 => thumbprint(&key.public),
+        _ => thumbprint(&key.public),
     };
     Ok(key)
 }
@@ -246,6 +368,7 @@ impl PrivateKey {
                 (public, EncodingKey::from_ec_der(pkcs8.as_ref()))
             }
             Algorithm::Hs256 => (json!({"kty": "oct"}), EncodingKey::from_secret(&secret)),
+            Algorithm::Rs256 => return Err("RS256 is only verified; sign with EdDSA or ES256".to_owned()),
         };
         let Value::Object(public) = public else { return Err("not an object".to_owned()) };
         Ok(Self { kid, algorithm, public, secret, encoding })
@@ -273,8 +396,8 @@ impl PrivateKey {
         let secret = URL_SAFE_NO_PAD.encode(&self.secret);
         match self.algorithm {
             Algorithm::Hs256 => jwk.insert("k".to_owned(), secret.into()),
-            Algorithm::EdDsa | Algorithm::Es256 if private => jwk.insert("d".to_owned(), secret.into()),
-            Algorithm::EdDsa | Algorithm::Es256 => None,
+            _ if private => jwk.insert("d".to_owned(), secret.into()),
+            _ => None,
         };
         Value::Object(jwk)
     }
@@ -283,7 +406,7 @@ impl PrivateKey {
         let algorithm = kind(jwk)?.ok_or("is of an unknown kind")?;
         let bytes = match algorithm {
             Algorithm::Hs256 => secret(jwk)?,
-            Algorithm::EdDsa | Algorithm::Es256 => bytes32(jwk, "d")?.to_vec(),
+            _ => bytes32(jwk, "d")?.to_vec(),
         };
         let key = Self::new(algorithm, bytes, required(jwk, "kid")?.to_owned())?;
         match key.public.iter().find(|(name, value)| jwk.get(*name) != Some(*value)) {

@@ -12,13 +12,15 @@ use super::grants::{Grants, RuleError, Statement};
 use super::identity::{
     BRIDGE_USER, Credential, Identity, Presented, Principal, Refusal, TokenCredential, Verdict, is_reserved,
 };
+use super::issuer::{IssuerError, Issuers, Loaded};
 use super::key::{Algorithm, KeySet};
+use super::memory::Memory;
 use super::password::{self, HashError, Nobody, PasswordCheck};
 use super::revocations::{Facts, Revocations, Revoked};
 use super::rule::Rule;
 use super::settings::{Jwt, Settings};
 use super::template::Values;
-use super::token::{self, TokenError};
+use super::token::{self, Parts, TokenError, Verified};
 use crate::mqtt::ReasonCode;
 
 /// What a policy is made from beside its settings.
@@ -26,6 +28,10 @@ use crate::mqtt::ReasonCode;
 pub struct Sources {
     /// The keys that tokens are verified with. An empty set means that no token is accepted.
     pub jwks: KeySet,
+    /// Those of other issuers, in the order of the settings; of one whose keys are not there nothing is accepted.
+    pub issuers: Vec<Option<Loaded>>,
+    /// Random bytes of this process, under which verified tokens are remembered; absent means that none are.
+    pub memory: Option<[u8; 32]>,
     /// User names and the hashes of their passwords.
     pub hashes: Vec<(String, String)>,
     /// Tokens that are taken back.
@@ -53,6 +59,8 @@ pub struct Policy {
     jwt: Jwt,
     keys: KeySet,
     revocations: Revocations,
+    issuers: Issuers,
+    verified: Option<Memory>,
     users: HashMap<String, User>,
     groups: HashMap<String, Vec<Statement>>,
     deny: Vec<Statement>,
@@ -88,6 +96,8 @@ pub enum PolicyError {
     EmptyName { at: String },
     #[error("{at}.name: `{name}` begins with `system:`, which is kept for parts of the broker")]
     Reserved { at: String, name: String },
+    #[error("issuers[{index}].{source}")]
+    Issuer { index: usize, source: IssuerError },
     #[error("the bridge's password is empty")]
     BridgePassword,
 }
@@ -165,9 +175,13 @@ impl Policy {
         }
         let anonymous = settings.anonymous.as_ref();
         let nobody = Nobody::like(users.values().filter_map(|user: &User| user.hash.as_deref()));
+        let issuers = Issuers::new(&settings.issuers, sources.issuers, &settings.jwt.issuer)
+            .map_err(|(index, source)| PolicyError::Issuer { index, source })?;
         Ok(Self {
             jwt: settings.jwt.clone(),
             keys: sources.jwks,
+            issuers,
+            verified: sources.memory.as_ref().map(Memory::new),
             revocations: sources.revocations,
             users,
             groups,
@@ -187,6 +201,16 @@ impl Policy {
     /// The keys that tokens are verified with: ids and algorithms.
     pub fn keys(&self) -> Vec<(String, Algorithm)> {
         self.keys.algorithms()
+    }
+
+    /// The keys of other issuers: the issuer, and the key's id and algorithm.
+    pub fn foreign_keys(&self) -> impl Iterator<Item = (&str, String, Algorithm)> {
+        self.issuers.keys()
+    }
+
+    /// What everybody may know of the keys that this broker's own tokens are verified with, as a JWK Set.
+    pub fn public_jwks(&self) -> String {
+        self.keys.public()
     }
 
     /// The users whose password hash is loaded, sorted.
@@ -215,8 +239,21 @@ impl Policy {
     }
 
     fn decide(&self, presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {
-        if presented.username.is_some_and(is_reserved) {
+        let credential = presented.data.or(presented.password);
+        // A ServiceAccount has such a name, and proves it with a token.
+        let token = presented.method.is_some() || credential.or(presented.bearer).is_some_and(token::looks_like_token);
+        if presented.username.is_some_and(is_reserved) && !token {
             return Err(Refusal::bad("user names that begin with `system:` are refused here"));
+        }
+        match (presented.bearer, credential) {
+            (Some(bearer), None) if presented.method.is_none() => {
+                return self.authenticate_token(bearer, presented, now);
+            }
+            // The same twice says nothing new.
+            (Some(bearer), Some(credential)) if bearer != credential => {
+                return Err(Refusal::bad("a token in the WebSocket request and another credential in CONNECT"));
+            }
+            _ => {}
         }
         match (presented.method, presented.data, presented.password) {
             (Some(method), _, _) if !is_token_method(method) => {
@@ -277,16 +314,48 @@ impl Policy {
     }
 
     fn authenticate_token(&self, token: &[u8], presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {
-        let verified =
-            token::verify(token, &self.keys, &token::Expected::from(&self.jwt), now).map_err(Refusal::from)?;
-        if let Some(revoked) = self.revoked(None, &verified.credential) {
-            return Err(TokenError::Revoked(revoked).into());
-        }
-        token::admit(verified, presented, self.jwt.bind_client_id).map(Verdict::Accepted)
+        let verified = match self.verify_token(token, now) {
+            Ok(verified) => verified,
+            Err(TokenError::UnknownKey { issuer, text }) => {
+                return Ok(Verdict::UnknownKey { issuer, refusal: Refusal::bad(text) });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        token::admit(&verified, presented, self.jwt.bind_client_id).map(Verdict::Accepted)
     }
 
-    /// The entry that takes a verified token back; `issuer` is absent for a token of our own.
-    fn revoked(&self, issuer: Option<&str>, token: &TokenCredential) -> Option<Revoked> {
+    /// Verifies a token of any issuer that is known here, at `now`, in seconds of Unix time. A token that was right
+    /// before under this policy costs no signature: what may have changed by itself is checked each time.
+    pub fn verify_token(&self, token: &[u8], now: u64) -> Result<Verified, TokenError> {
+        let verified = self.verify_signed(token, now)?;
+        match self.revoked(&verified.credential) {
+            Some(revoked) => Err(TokenError::Revoked(revoked)),
+            None => Ok(verified),
+        }
+    }
+
+    fn verify_signed(&self, token: &[u8], now: u64) -> Result<Verified, TokenError> {
+        let tag = self.verified.as_ref().filter(|_| token.len() <= token::MAX_TOKEN).map(|memory| memory.tag(token));
+        if let (Some(memory), Some(tag)) = (&self.verified, &tag)
+            && let Some(verified) = memory.find(tag)
+        {
+            verified.check_again(now)?;
+            return Ok(verified);
+        }
+        let parts = Parts::of(token)?;
+        let verified = match self.issuers.verify(&parts, now) {
+            Some(foreign) => foreign?,
+            None => token::verify_own(&parts, &self.keys, &token::Expected::from(&self.jwt), now)?,
+        };
+        if let (Some(memory), Some(tag)) = (&self.verified, tag) {
+            memory.put(tag, &verified, token.len());
+        }
+        Ok(verified)
+    }
+
+    /// The entry that takes a verified token back.
+    fn revoked(&self, token: &TokenCredential) -> Option<Revoked> {
+        let issuer = token.issuer.as_deref();
         let (subject, jti) = (token.subject.as_str(), token.jti.as_deref());
         self.revocations.refuses(&Facts { issuer, subject, jti, issued_at: token.issued_at })
     }
@@ -299,13 +368,13 @@ impl Policy {
         match (&identity.credential, &identity.principal) {
             (Credential::Nothing, _) => lost(self.anonymous.is_some(), Lost::Anonymous),
             (Credential::Bridge, _) => lost(self.bridge.is_some(), Lost::Bridge),
-            (Credential::Token(token), principal) => {
-                lost(self.keys.find(&token.kid).is_some(), Lost::Key)?;
-                let issuer = match principal {
-                    Principal::Foreign { issuer, .. } => Some(issuer.as_str()),
-                    _ => None,
+            (Credential::Token(token), _) => {
+                let loaded = match &token.issuer {
+                    Some(issuer) => self.issuers.has(issuer, &token.kid),
+                    None => self.keys.find(&token.kid).is_some(),
                 };
-                self.revoked(issuer, token).map_or(Ok(()), |revoked| Err(Lost::Token(revoked)))
+                lost(loaded, Lost::Key)?;
+                self.revoked(token).map_or(Ok(()), |revoked| Err(Lost::Token(revoked)))
             }
             (Credential::Password(hash), Principal::User(name)) => match self.users.get(name) {
                 None | Some(User { hash: None, .. }) => Err(Lost::User),

@@ -1,7 +1,10 @@
 //! What the policy of a broker is made from, as it stands in the broker's configuration.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use super::key::Algorithm;
 use super::rule::Rule;
 
 /// Who may connect and what they may do. Keys and password hashes are in documents of their own.
@@ -9,6 +12,12 @@ use super::rule::Rule;
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     pub jwt: Jwt,
+    /// Other issuers whose tokens are accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
+    /// Where key sets that were fetched are kept over a restart; absent means nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuers_cache: Option<PathBuf>,
     #[serde(default)]
     pub users: Vec<User>,
     #[serde(default)]
@@ -34,6 +43,73 @@ pub struct Jwt {
     pub bind_client_id: bool,
     /// The claim that carries the rules.
     pub acl_claim: String,
+}
+
+/// An issuer of tokens beside this broker's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Issuer {
+    /// What `iss` must be, to the letter. Empty with [`IssuerKeys::Cluster`]: then the document with the keys says it.
+    pub issuer: String,
+    /// One of these must be in `aud`; an empty list asks nothing of it.
+    #[serde(default)]
+    pub audiences: Vec<String>,
+    pub keys: IssuerKeys,
+    /// Keys of other algorithms are passed over.
+    pub algorithms: Vec<Algorithm>,
+    /// The claim that carries the rules; empty means that a token has none.
+    #[serde(default)]
+    pub acl_claim: String,
+    /// Seconds; a token that lives longer is refused.
+    pub max_token_ttl: u64,
+    #[serde(default)]
+    pub mapping: Mapping,
+    /// Groups that all tokens of this issuer are in, after those that a token names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+}
+
+/// Where the keys of an issuer come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum IssuerKeys {
+    /// A JWK Set that the broker fetches.
+    #[serde(rename_all = "camelCase")]
+    Url {
+        url: String,
+        /// Whether addresses that are not public may be asked, and then without TLS too.
+        #[serde(default)]
+        allow_private: bool,
+    },
+    /// A JWK Set among the broker's documents.
+    Document,
+    /// That of the cluster's own tokens, with its issuer, among the broker's documents.
+    Cluster,
+}
+
+/// Which claims say who a token is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mapping {
+    /// A claim by its name, or, with a `/` in front, by its JSON Pointer; empty means none.
+    #[serde(rename_all = "camelCase")]
+    Claims { subject: String, username: String, client_id: String, groups: String },
+    /// Devices of a system whose groups have a shared secret each, see `docs/issuers.md`.
+    Authx,
+    /// ServiceAccounts of Kubernetes.
+    ServiceAccount,
+}
+
+impl Default for Mapping {
+    /// The claims of this broker's own tokens.
+    fn default() -> Self {
+        Self::Claims {
+            subject: "sub".to_owned(),
+            username: "username".to_owned(),
+            client_id: "client_id".to_owned(),
+            groups: "groups".to_owned(),
+        }
+    }
 }
 
 /// A user; the hash of the password is in a document of its own.

@@ -14,7 +14,7 @@ use super::admin;
 use super::grants::Statement;
 use super::identity::{Credential, Identity, Presented, Principal, Refusal, TokenCredential, is_reserved};
 use super::json;
-use super::key::{KeySet, PrivateKey};
+use super::key::{KeySet, PrivateKey, PublicKey};
 use super::policy;
 use super::revocations::Revoked;
 use super::rule::{Action, Permission, Rule};
@@ -111,6 +111,9 @@ pub enum TokenError {
     /// Nothing that the token says may be believed.
     #[error("{0}")]
     Unverified(String),
+    /// As before, because the key that the token names is not among those of its issuer, which can be fetched.
+    #[error("{text}")]
+    UnknownKey { issuer: String, text: String },
     /// The signature is right, but the token is not one that is accepted here.
     #[error("token: {0}")]
     Claims(String),
@@ -127,7 +130,7 @@ impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         let text = error.to_string();
         match error {
-            TokenError::Unverified(_) => Self::bad(text),
+            TokenError::Unverified(_) | TokenError::UnknownKey { .. } => Self::bad(text),
             TokenError::Claims(_) => Self { public: Some(text.clone()), ..Self::bad(text) },
             TokenError::Expired(_) | TokenError::NotYetValid(_) | TokenError::Revoked(_) => {
                 Self { public: Some(text.clone()), ..Self::new(ReasonCode::NOT_AUTHORIZED, 4, text) }
@@ -169,58 +172,118 @@ pub fn looks_like_token(password: &[u8]) -> bool {
 }
 
 /// A token whose signature and claims are right.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Verified {
     pub issuer: String,
     pub subject: String,
     /// Unix time in seconds.
     pub expires_at: u64,
-    pub(super) credential: TokenCredential,
+    times: Times,
+    pub(super) credential: Arc<TokenCredential>,
 }
 
-/// Verifies a token at `now`, in seconds of Unix time.
+impl Verified {
+    pub(super) fn new(issuer: &str, times: Times, credential: TokenCredential) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            subject: credential.subject.clone(),
+            expires_at: times.expires,
+            times,
+            credential: Arc::new(credential),
+        }
+    }
+
+    /// What of a token that was right before may have changed by itself.
+    pub(super) fn check_again(&self, now: u64) -> Result<(), TokenError> {
+        self.times.check(now)
+    }
+}
+
+/// Verifies a token of this broker's own issuer at `now`, in seconds of Unix time.
 pub fn verify(token: &[u8], keys: &KeySet, expected: &Expected<'_>, now: u64) -> Result<Verified, TokenError> {
-    let (kid, payload) = verify_signature(token, keys)?;
-    let claims = json::object(&payload).map_err(|error| TokenError::Claims(format!("read the claims: {error}")))?;
+    verify_own(&Parts::of(token)?, keys, expected, now)
+}
+
+/// As [`verify`], of a token that is taken apart.
+pub(super) fn verify_own(
+    parts: &Parts<'_>,
+    keys: &KeySet,
+    expected: &Expected<'_>,
+    now: u64,
+) -> Result<Verified, TokenError> {
+    let kid = parts.check_own_signature(keys)?;
+    let claims =
+        json::object(&parts.payload).map_err(|error| TokenError::Claims(format!("read the claims: {error}")))?;
     read_claims(claims, kid, expected, now)
 }
 
-/// The key id and the payload of a token whose signature is right.
-pub(super) fn verify_signature(token: &[u8], keys: &KeySet) -> Result<(String, Vec<u8>), TokenError> {
-    let unverified = |text: &str| TokenError::Unverified(text.to_owned());
-    if token.len() > MAX_TOKEN {
-        return Err(unverified("the token is longer than 8 KiB"));
+/// A token taken apart. Nothing of it may be believed before [`Self::check_signature`].
+#[derive(Debug)]
+pub(super) struct Parts<'a> {
+    message: &'a str,
+    signature: &'a str,
+    pub kid: Option<String>,
+    alg: String,
+    pub payload: Vec<u8>,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a token apart, unless it is too long for that or its header demands what is not done here.
+    pub fn of(token: &'a [u8]) -> Result<Self, TokenError> {
+        let unverified = |text: &str| TokenError::Unverified(text.to_owned());
+        if token.len() > MAX_TOKEN {
+            return Err(unverified("the token is longer than 8 KiB"));
+        }
+        let token = std::str::from_utf8(token).map_err(|_| unverified("the token is not text"))?;
+        let (message, signature) = token.rsplit_once('.').ok_or_else(|| unverified("the token has not three parts"))?;
+        let (header, payload) = message
+            .split_once('.')
+            .filter(|(_, payload)| !payload.contains('.'))
+            .ok_or_else(|| unverified("the token has not three parts"))?;
+        let decode = |part: &str, what: &str| {
+            let wrong = |_| TokenError::Unverified(format!("the token's {what} is not base64url"));
+            URL_SAFE_NO_PAD.decode(part).map_err(wrong)
+        };
+        let header = json::object(&decode(header, "header")?)
+            .map_err(|error| TokenError::Unverified(format!("read the token's header: {error}")))?;
+        let (kid, alg) = read_header(&header)?;
+        let payload = decode(payload, "payload")?;
+        decode(signature, "signature")?;
+        Ok(Self { message, signature, kid, alg, payload })
     }
-    let token = std::str::from_utf8(token).map_err(|_| unverified("the token is not text"))?;
-    let (message, signature) = token.rsplit_once('.').ok_or_else(|| unverified("the token has not three parts"))?;
-    let (header, payload) = message
-        .split_once('.')
-        .filter(|(_, payload)| !payload.contains('.'))
-        .ok_or_else(|| unverified("the token has not three parts"))?;
-    let decode = |part: &str, what: &str| {
-        URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Unverified(format!("the token's {what} is not base64url")))
-    };
-    let header = json::object(&decode(header, "header")?)
-        .map_err(|error| TokenError::Unverified(format!("read the token's header: {error}")))?;
-    let (kid, alg) = read_header(&header)?;
-    let key = keys
-        .find(&kid)
-        .ok_or_else(|| TokenError::Unverified(format!("the token's key {} is not loaded", short(&kid))))?;
-    if alg != key.algorithm.name() {
-        let text = format!("the token says {}, its key {} is {}", short(&alg), short(&kid), key.algorithm);
-        return Err(TokenError::Unverified(text));
+
+    /// Checks the signature with this key, and that the token does not claim another algorithm than the key's.
+    pub fn check_signature(&self, key: &PublicKey) -> Result<(), TokenError> {
+        if self.alg != key.algorithm.name() {
+            let text = format!("the token says {}, its key {} is {}", short(&self.alg), short(&key.kid), key.algorithm);
+            return Err(TokenError::Unverified(text));
+        }
+        let library = key.algorithm.library();
+        match jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), &key.key, library) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TokenError::Unverified("the token's signature is wrong".to_owned())),
+            Err(error) => Err(TokenError::Unverified(format!("verify the token's signature: {error}"))),
+        }
     }
-    let payload = decode(payload, "payload")?;
-    decode(signature, "signature")?;
-    match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm.library()) {
-        Ok(true) => Ok((kid, payload)),
-        Ok(false) => Err(unverified("the token's signature is wrong")),
-        Err(error) => Err(TokenError::Unverified(format!("verify the token's signature: {error}"))),
+
+    /// Checks the signature with the one of these keys that the token names; gives its id.
+    pub fn check_own_signature(&self, keys: &KeySet) -> Result<String, TokenError> {
+        let kid = own_kid(self.kid.as_deref())?;
+        let key = keys
+            .find(kid)
+            .ok_or_else(|| TokenError::Unverified(format!("the token's key {} is not loaded", short(kid))))?;
+        self.check_signature(key)?;
+        Ok(kid.to_owned())
     }
 }
 
-/// The key id and the algorithm that a header names.
-pub(super) fn read_header(header: &Map<String, Value>) -> Result<(String, String), TokenError> {
+/// The key id of a token of this broker's own, which has one.
+pub(super) fn own_kid(kid: Option<&str>) -> Result<&str, TokenError> {
+    kid.ok_or_else(|| TokenError::Unverified("the token's header: `kid` is missing".to_owned()))
+}
+
+/// The key id, if there is one, and the algorithm that a header names.
+pub(super) fn read_header(header: &Map<String, Value>) -> Result<(Option<String>, String), TokenError> {
     let unverified = |text: String| TokenError::Unverified(format!("the token's header: {text}"));
     for name in ["crit", "jku", "jwk", "x5u", "x5c", "zip", "b64"] {
         if header.contains_key(name) {
@@ -233,15 +296,16 @@ pub(super) fn read_header(header: &Map<String, Value>) -> Result<(String, String
         Some(_) => return Err(unverified("`typ` is neither `JWT` nor `at+jwt`".to_owned())),
     }
     let text = |name: &str| match header.get(name) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
         Some(_) => Err(unverified(format!("`{name}` is not text"))),
-        None => Err(unverified(format!("`{name}` is missing"))),
+        None => Ok(None),
     };
-    Ok((text("kid")?, text("alg")?))
+    let alg = text("alg")?.ok_or_else(|| unverified("`alg` is missing".to_owned()))?;
+    Ok((text("kid")?, alg))
 }
 
 /// A text of unknown origin, quoted and cut for a log.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
@@ -265,41 +329,74 @@ pub(super) fn read_claims(
     }
     let subject = required(name(&claims, "sub")?, "sub")?.to_owned();
     let username = name(&claims, "username")?.map(str::to_owned);
-    let client_ids = texts(&claims, "client_id", true)?;
-    if client_ids.as_ref().is_some_and(|ids| ids.is_empty() || ids.iter().any(String::is_empty)) {
-        return Err(TokenError::Claims("`client_id` is empty".to_owned()));
-    }
+    let client_ids = client_ids(claims.get("client_id"), "client_id")?;
     let groups = texts(&claims, "groups", false)?.unwrap_or_default();
     let jti = text(&claims, "jti")?.map(str::to_owned);
     let rules = read_acl(claims.get(expected.acl_claim), expected.acl_claim)?;
-    let expires_at = check_times(&claims, expected.max_ttl, now)?;
+    let times = check_times(&claims, expected.max_ttl, true, now)?;
     let issued_at = seconds(&claims, "iat")?.unwrap_or_default();
-    let client_ids = client_ids.unwrap_or_default();
     let credential =
-        TokenCredential { kid, subject: subject.clone(), jti, issued_at, username, client_ids, groups, rules, claims };
-    Ok(Verified { issuer, subject, expires_at, credential })
+        TokenCredential { issuer: None, kid, subject, jti, issued_at, username, client_ids, groups, rules, claims };
+    Ok(Verified::new(&issuer, times, credential))
 }
 
-/// Checks `iat`, `nbf` and `exp`; gives the latter.
-pub(super) fn check_times(claims: &Map<String, Value>, max_ttl: u64, now: u64) -> Result<u64, TokenError> {
+/// The client ids that a token is for; empty means any.
+pub(super) fn client_ids(value: Option<&Value>, claim: &str) -> Result<Vec<String>, TokenError> {
+    match texts_of(value, claim, true)? {
+        None => Ok(Vec::new()),
+        Some(ids) if ids.is_empty() || ids.iter().any(String::is_empty) => {
+            Err(TokenError::Claims(format!("`{claim}` is empty")))
+        }
+        Some(ids) => Ok(ids),
+    }
+}
+
+/// When a token is valid, in seconds of Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    /// From its issue or from its `nbf` on, whichever is later.
+    pub starts: u64,
+    pub expires: u64,
+}
+
+impl Times {
+    fn check(self, now: u64) -> Result<(), TokenError> {
+        if now >= self.expires {
+            return Err(TokenError::Expired(now - self.expires));
+        }
+        if self.starts > now.saturating_add(LEEWAY) {
+            return Err(TokenError::NotYetValid(self.starts - now));
+        }
+        Ok(())
+    }
+}
+
+/// Checks `iat`, `nbf` and `exp`. Where `iat` need not be there and is not, what is left of the life counts as all of it.
+pub(super) fn check_times(
+    claims: &Map<String, Value>,
+    max_ttl: u64,
+    needs_iat: bool,
+    now: u64,
+) -> Result<Times, TokenError> {
     let expires = required(seconds(claims, "exp")?, "exp")?;
-    let issued = required(seconds(claims, "iat")?, "iat")?;
+    let issued = seconds(claims, "iat")?;
+    if needs_iat {
+        required(issued, "iat")?;
+    }
     let not_before = seconds(claims, "nbf")?.unwrap_or(0);
-    let Some(ttl) = expires.checked_sub(issued) else {
-        return Err(TokenError::Claims("`exp` is before `iat`".to_owned()));
+    let times = Times { starts: issued.unwrap_or(0).max(not_before), expires };
+    let ttl = match issued {
+        Some(issued) => {
+            expires.checked_sub(issued).ok_or_else(|| TokenError::Claims("`exp` is before `iat`".to_owned()))?
+        }
+        None => expires.saturating_sub(now),
     };
     if ttl > max_ttl {
         let text = format!("lives for {}; at most {} is accepted", duration(ttl), duration(max_ttl));
         return Err(TokenError::Claims(text));
     }
-    if now >= expires {
-        return Err(TokenError::Expired(now - expires));
-    }
-    let starts = issued.max(not_before);
-    if starts > now.saturating_add(LEEWAY) {
-        return Err(TokenError::NotYetValid(starts - now));
-    }
-    Ok(expires)
+    times.check(now)?;
+    Ok(times)
 }
 
 pub(super) fn required<T>(value: Option<T>, claim: &str) -> Result<T, TokenError> {
@@ -307,7 +404,11 @@ pub(super) fn required<T>(value: Option<T>, claim: &str) -> Result<T, TokenError
 }
 
 pub(super) fn text<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
-    match claims.get(claim) {
+    text_of(claims.get(claim), claim)
+}
+
+fn text_of<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
+    match value {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(TokenError::Claims(format!("`{claim}` is not text"))),
@@ -316,7 +417,12 @@ pub(super) fn text<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Op
 
 /// A name that a principal may have.
 pub(super) fn name<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
-    let Some(name) = text(claims, claim)? else { return Ok(None) };
+    name_of(claims.get(claim), claim)
+}
+
+/// As [`name`], of a value that was found.
+pub(super) fn name_of<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, TokenError> {
+    let Some(name) = text_of(value, claim)? else { return Ok(None) };
     if name.is_empty() || name.contains(char::is_control) {
         return Err(TokenError::Claims(format!("`{claim}` is empty or has control characters")));
     }
@@ -328,8 +434,13 @@ pub(super) fn name<'a>(claims: &'a Map<String, Value>, claim: &str) -> Result<Op
 
 /// A list of texts, or, where `single` allows it, one text.
 pub(super) fn texts(claims: &Map<String, Value>, claim: &str, single: bool) -> Result<Option<Vec<String>>, TokenError> {
+    texts_of(claims.get(claim), claim, single)
+}
+
+/// As [`texts`], of a value that was found.
+pub(super) fn texts_of(value: Option<&Value>, claim: &str, single: bool) -> Result<Option<Vec<String>>, TokenError> {
     let wrong = || TokenError::Claims(format!("`{claim}` is not a list of texts"));
-    match claims.get(claim) {
+    match value {
         None => Ok(None),
         Some(Value::String(text)) if single => Ok(Some(vec![text.clone()])),
         Some(Value::Array(items)) => items
@@ -342,7 +453,7 @@ pub(super) fn texts(claims: &Map<String, Value>, claim: &str, single: bool) -> R
 }
 
 /// Unix time in seconds; a fraction, a negative number or one beyond 64 bits is refused.
-fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, TokenError> {
+pub(super) fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, TokenError> {
     match claims.get(claim) {
         None => Ok(None),
         Some(value) => match value.as_u64() {
@@ -352,7 +463,7 @@ fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, Toke
     }
 }
 
-fn read_acl(acl: Option<&Value>, claim: &str) -> Result<Vec<Statement>, TokenError> {
+pub(super) fn read_acl(acl: Option<&Value>, claim: &str) -> Result<Vec<Statement>, TokenError> {
     policy::compile(claim, &acl_rules(acl, claim)?).map_err(|error| TokenError::Claims(error.to_string()))
 }
 
@@ -388,28 +499,33 @@ pub(super) fn acl_rules(acl: Option<&Value>, claim: &str) -> Result<Vec<Rule>, T
 }
 
 /// Whether the bearer of a verified token may connect with this user name and client id.
-pub(super) fn admit(verified: Verified, presented: &Presented<'_>, bind_client_id: bool) -> Result<Identity, Refusal> {
-    let token = verified.credential;
+pub(super) fn admit(verified: &Verified, presented: &Presented<'_>, bind_client_id: bool) -> Result<Identity, Refusal> {
+    let token = &verified.credential;
     let refuse = |text: String| Refusal {
         public: Some(text.clone()),
         ..Refusal::bad(format!("{text} (sub {:?})", verified.subject))
     };
-    if let Some(username) = presented.username
-        && username != token.subject
-        && token.username.as_deref() != Some(username)
-    {
+    let names = [Some(token.subject.as_str()), token.username.as_deref()];
+    if presented.username.is_some() && !names.contains(&presented.username) {
         return Err(refuse("the user name is not that of the token".to_owned()));
     }
     let allowed = match token.client_ids.as_slice() {
-        [] => !bind_client_id || presented.client_id == token.subject,
+        [] if !bind_client_id => true,
+        // Of another issuer the subject may be no name that a device goes by.
+        [] if token.issuer.is_some() => names.contains(&Some(presented.client_id)),
+        [] => presented.client_id == token.subject,
         ids => ids.iter().any(|id| id == presented.client_id),
     };
     if !allowed {
         let refusal = refuse("the token is for another client id".to_owned());
         return Err(Refusal { code: ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, return_code: 2, ..refusal });
     }
-    let principal = Principal::User(verified.subject);
-    let credential = Credential::Token(Arc::new(token));
+    let subject = verified.subject.clone();
+    let principal = match &token.issuer {
+        Some(issuer) => Principal::Foreign { issuer: issuer.to_string(), subject },
+        None => Principal::User(subject),
+    };
+    let credential = Credential::Token(token.clone());
     Ok(Identity { principal, expires_at: Some(verified.expires_at), credential })
 }
 

@@ -99,7 +99,7 @@ pub fn policy(config: &Config, etc: &Etc) -> Result<Policy, DocumentError> {
     };
     let hashes = users.users.into_iter().map(|user| (user.name, user.hash)).collect();
     let revocations = revocations(&etc.revocations())?;
-    let policy = Policy::new(&config.auth, Sources { jwks, hashes, bridge, revocations })?;
+    let policy = Policy::new(&config.auth, Sources { jwks, hashes, bridge, revocations, ..Sources::default() })?;
     for (user, why) in policy.unusable_hashes() {
         tracing::error!(user, %why, "this user has no password: its hash cannot be used");
     }

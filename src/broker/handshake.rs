@@ -294,13 +294,14 @@ async fn authenticate(
         password: connect.password,
         method: connect.properties.authentication_method,
         data: connect.properties.authentication_data,
+        bearer: None,
         client_id,
         internal: arrival.gate.internal,
         certificate: arrival.certificate,
     };
     match shared.policy.load().authenticate(&presented, unix_millis() / 1000) {
         Verdict::Accepted(identity) => Ok(identity),
-        Verdict::Refused(refusal) => Err(refusal),
+        Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(refusal),
         Verdict::CheckPassword(check) => shared.passwords.check(check, shared.now()).await,
     }
 }

@@ -182,6 +182,7 @@ mod tests {
             password: Some(password),
             method: None,
             data: None,
+            bearer: None,
             client_id: "x",
             internal: false,
             certificate: false,

@@ -22,13 +22,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(Violation::UnexpectedPacket { packet: "AUTH" }.into());
         }
         let presented = Presented {
-            username: None,
-            password: None,
             method,
             data: auth.properties.authentication_data,
             client_id: &self.peer.client_id,
-            internal: false,
-            certificate: false,
+            ..Presented::default()
         };
         let policy = self.shared.policy.load();
         match policy.authenticate(&presented, unix_millis() / 1000) {
@@ -45,7 +42,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             // A token is never checked like a password.
             Verdict::CheckPassword(_) => return Err(Violation::AuthenticationMethod.into()),
-            Verdict::Refused(Refusal { code, log, .. }) => return Err(Closing::because(code, log)),
+            // A turn of a connection waits for nothing; whoever connects again with this token waits for the key.
+            Verdict::Refused(Refusal { code, log, .. })
+            | Verdict::UnknownKey { refusal: Refusal { code, log, .. }, .. } => {
+                return Err(Closing::because(code, log));
+            }
         }
         let properties = AuthProperties { authentication_method: method, ..AuthProperties::default() };
         self.send(&Packet::Auth(Auth { code: ReasonCode::SUCCESS, properties }));

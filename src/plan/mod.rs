@@ -299,6 +299,8 @@ fn settings(namespace: &str, name: &str, auth: &api::Auth) -> Result<settings::S
     }
     Ok(settings::Settings {
         jwt: jwt(namespace, name, &auth.jwt)?,
+        issuers: Vec::new(),
+        issuers_cache: None,
         users: auth
             .users
             .iter()

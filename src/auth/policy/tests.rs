@@ -41,6 +41,7 @@ const NOTHING: Presented<'_> = Presented {
     password: None,
     method: None,
     data: None,
+    bearer: None,
     client_id: "dev1",
     internal: false,
     certificate: false,
@@ -59,6 +60,7 @@ fn connect(policy: &Policy, presented: &Presented<'_>) -> Result<Identity, Refus
             let verified = check.verify(&[7; 32]);
             check.conclude(verified)
         }
+        Verdict::UnknownKey { refusal, .. } => Err(refusal),
     }
 }
 

@@ -379,15 +379,7 @@ fn policy(settings: Settings) -> Policy {
 }
 
 fn connect(policy: &Policy, username: Option<&str>, password: &[u8], client_id: &str) -> Result<Identity, (u8, u8)> {
-    let presented = Presented {
-        username,
-        password: Some(password),
-        method: None,
-        data: None,
-        client_id,
-        internal: false,
-        certificate: false,
-    };
+    let presented = Presented { username, password: Some(password), client_id, ..Presented::default() };
     outcome(policy.authenticate(&presented, NOW))
 }
 
@@ -396,6 +388,7 @@ fn outcome(verdict: Verdict) -> Result<Identity, (u8, u8)> {
         Verdict::Accepted(identity) => Ok(identity),
         Verdict::Refused(refusal) => Err((refusal.code.0, refusal.return_code)),
         Verdict::CheckPassword(check) => panic!("a token fell back to the password check: {check:?}"),
+        Verdict::UnknownKey { issuer, .. } => panic!("nobody asks {issuer} for its keys here"),
     }
 }
 
@@ -408,15 +401,8 @@ fn a_token_is_read_from_the_password_and_from_the_authentication_data() {
     assert!(identity.owns_client_id("dev1") && !identity.owns_client_id("any"));
     assert!(connect(&policy, None, token.as_bytes(), "any").is_ok());
     for method in ["JWT", "OAUTH2-JWT", "CUSTOM-JWT"] {
-        let presented = Presented {
-            username: None,
-            password: None,
-            method: Some(method),
-            data: Some(token.as_bytes()),
-            client_id: "any",
-            internal: false,
-            certificate: false,
-        };
+        let presented =
+            Presented { method: Some(method), data: Some(token.as_bytes()), client_id: "any", ..Presented::default() };
         assert!(outcome(policy.authenticate(&presented, NOW)).is_ok(), "{method}");
     }
 }

@@ -92,17 +92,14 @@ fn log_in<'a>(policy: &'a Policy, login: Option<&Login>) -> Option<Accepted<'a>>
     let presented = Presented {
         username: login.map(|login| login.name.as_str()),
         password: login.map(|login| login.password.as_bytes()),
-        method: None,
-        data: None,
         client_id: DEVICE,
-        internal: false,
-        certificate: false,
+        ..Presented::default()
     };
     // No token is presented, so the time plays no part.
     let identity = match policy.authenticate(&presented, 0) {
         Verdict::Accepted(identity) => identity,
         Verdict::CheckPassword(check) => check.conclude(check.verify(&[0; 32])).ok()?,
-        Verdict::Refused(_) => return None,
+        Verdict::Refused(_) | Verdict::UnknownKey { .. } => return None,
     };
     Some(Accepted { policy, identity })
 }
