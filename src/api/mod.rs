@@ -4,6 +4,7 @@
 //! one rule type is schema, token claim and rule. [`manifest::read`] turns the text of a file into objects.
 
 pub mod crd;
+pub mod issuer;
 pub mod limits;
 pub mod manifest;
 pub mod mqtt_broker;
@@ -11,6 +12,7 @@ pub mod pod;
 pub mod status;
 mod tree;
 
+pub use issuer::{Issuer, IssuerAlgorithm, JwksSecret, Mapping, Profile, ServiceAccounts};
 pub use limits::{Limits, QueueFull, Rate};
 pub use mqtt_broker::{
     Algorithm, Anonymous, Auth, ClientCa, Duration, Elasticsearch, Group, Jwt, Listener, ListenerTls, MqttBroker,

@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::issuer::{Issuer, ServiceAccounts};
 use super::limits::{Limits, Rate};
 use super::pod::Pod;
 use super::status::MqttBrokerStatus;
@@ -343,6 +344,14 @@ pub struct Jwt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub acl_claim: Option<String>,
+    /// Issuers beside this broker whose tokens are accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["issuer".into()]))]
+    pub issuers: Vec<Issuer>,
+    /// Tokens of the ServiceAccounts of this cluster are accepted, for these audiences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_accounts: Option<ServiceAccounts>,
 }
 
 /// How tokens are signed.

@@ -25,6 +25,16 @@ impl Etc {
         self.0.join("jwks/jwks.json")
     }
 
+    /// A document about another issuer: its keys, or the authorities that it is verified with.
+    pub fn issuer(&self, document: &str) -> PathBuf {
+        self.0.join("jwks").join(document)
+    }
+
+    /// The issuer and the keys of the ServiceAccounts of the cluster.
+    pub fn service_accounts(&self) -> PathBuf {
+        self.issuer(SERVICE_ACCOUNTS)
+    }
+
     /// The password hashes, [`super::broker::Users`].
     pub fn users(&self) -> PathBuf {
         self.0.join("users/users.json")
@@ -65,6 +75,9 @@ impl Etc {
         self.0.join("elasticsearch-ca/ca.crt")
     }
 }
+
+/// The document with the issuer and the keys of the ServiceAccounts of the cluster.
+pub const SERVICE_ACCOUNTS: &str = "service-accounts.json";
 
 /// State that survives a restart of the container.
 pub const STATE_IN_POD: &str = "/var/lib/mqtt";

@@ -66,6 +66,7 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     let credentials = credentials::keep(&plan, &manifest, &home, &options.file)?;
     elasticsearch_secrets(&plan, &manifest, &home, options)?;
     certificates(&plan, &manifest, &home, &options.file)?;
+    issuers(&plan, &manifest, &home, &options.file)?;
     state::write_json(&home.etc().broker(), &plan.broker)?;
     Ok(Prepared { plan, home, lock, credentials })
 }
@@ -122,6 +123,9 @@ fn localise(plan: &mut Plan, home: &Home, options: &Options) -> Result<(), Error
         listener.address = options.bind;
     }
     plan.broker.admin = address::ANY_PORT;
+    if let Some(cache) = &mut plan.broker.auth.issuers_cache {
+        *cache = home.lib().join("issuers");
+    }
     let (Some(bridge), Some(access)) = (&mut plan.bridge, &mut plan.broker.bridge) else { return Ok(()) };
     (bridge.admin, access.listen) = (address::ANY_PORT, address::ANY_PORT);
     bridge.sink = match &options.elasticsearch {
@@ -165,6 +169,18 @@ fn certificates(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> R
                 _ => etc.client_ca(&secrets.listener),
             };
             state::write(&path, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the keys and authorities of other issuers, where a pod has them mounted.
+fn issuers(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<(), Error> {
+    for secrets in &plan.issuer_secrets {
+        for (field, secret, key, document) in secrets.documents() {
+            let value = manifest.secret_value(&plan.namespace, secret, key);
+            let missing = || Error::Secret { path: file.into(), field, secret: secret.into(), key: key.into() };
+            state::write(&home.etc().issuer(&document), value.ok_or_else(missing)?)?;
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! Used by the operator and by `up`. The addresses are those inside a pod; `up` replaces them, and the sink, and nothing
 //! else. May name `api`, `auth`, `config`, `mqtt`.
 
+mod issuers;
 mod limits;
 pub mod names;
 mod rules;
@@ -17,6 +18,7 @@ use crate::api::{self, MqttBroker, MqttBrokerSpec};
 use crate::auth::settings;
 use crate::config::{FORMAT, bridge, broker};
 
+pub use issuers::IssuerSecrets;
 pub use limits::DEFAULT_MEMORY;
 pub use names::Names;
 
@@ -46,6 +48,8 @@ pub struct Plan {
     pub elasticsearch: ElasticsearchSecrets,
     /// The user's Secrets for listeners with TLS.
     pub listener_secrets: Vec<ListenerSecrets>,
+    /// The user's Secrets of other issuers.
+    pub issuer_secrets: Vec<IssuerSecrets>,
     /// In the order of the object.
     pub users: Vec<UserPlan>,
     /// How this broker's own tokens are signed.
@@ -70,7 +74,9 @@ impl Plan {
         let listeners = self.listener_secrets.iter();
         let listeners = listeners.flat_map(|it| std::iter::once(&it.certificate).chain(&it.client_ca));
         let elasticsearch = elasticsearch.into_iter().filter_map(Option::as_deref);
-        passwords.chain(elasticsearch).chain(listeners.map(String::as_str)).collect()
+        let issuers = self.issuer_secrets.iter();
+        let issuers = issuers.flat_map(|it| it.jwks.iter().map(|(name, _)| name).chain(&it.ca)).map(String::as_str);
+        passwords.chain(issuers).chain(elasticsearch).chain(listeners.map(String::as_str)).collect()
     }
 }
 
@@ -169,6 +175,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         users: users(&names, &spec.auth.users)?,
         elasticsearch: elasticsearch_secrets(spec),
         listener_secrets: listener_secrets(&spec.listeners),
+        issuer_secrets: issuers::secrets(&spec.auth.jwt),
         replicas: spec.replicas,
         image: spec.image.clone(),
         service: spec.service.clone(),
@@ -297,10 +304,11 @@ fn settings(namespace: &str, name: &str, auth: &api::Auth) -> Result<settings::S
     if let Some(anonymous) = &auth.anonymous {
         rules::check("spec.auth.anonymous.acl", &anonymous.acl)?;
     }
+    let issuers = issuers::issuers(&auth.jwt, &issuer(namespace, name), &groups)?;
     Ok(settings::Settings {
         jwt: jwt(namespace, name, &auth.jwt)?,
-        issuers: Vec::new(),
-        issuers_cache: None,
+        issuers_cache: issuers::cache(&issuers),
+        issuers,
         users: auth
             .users
             .iter()
