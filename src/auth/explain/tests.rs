@@ -17,6 +17,7 @@ fn policy(mut auth: Value) -> Policy {
 
 fn token(rules: Value, groups: &[&str], claims: Value) -> Identity {
     let credential = TokenCredential {
+        issuer: None,
         kid: "9f3a4d1c77".to_owned(),
         subject: "dev1".to_owned(),
         jti: None,
