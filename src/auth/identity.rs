@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 
 use super::grants::Statement;
 use super::password::PasswordCheck;
+use super::token;
+use super::why::Why;
 use crate::mqtt::ReasonCode;
 
 /// The user name of the bridge, on its own listener. Names that begin with `system:` are refused everywhere else.
@@ -32,6 +34,21 @@ pub struct Presented<'a> {
     pub internal: bool,
     /// The client has shown a certificate, which was verified.
     pub certificate: bool,
+}
+
+impl Presented<'_> {
+    /// What is tried, for logs and metrics, as [`Identity::method`] says of what was accepted.
+    pub fn kind(&self) -> &'static str {
+        match (self.internal, self.method, self.password) {
+            (true, _, _) => "bridge",
+            (false, Some(_), _) => "jwt",
+            (false, None, Some(password)) if token::looks_like_token(password) => "jwt",
+            (false, None, Some(_)) => "password",
+            (false, None, None) if self.bearer.is_some() => "jwt",
+            (false, None, None) if self.username.is_some() => "password",
+            (false, None, None) => "none",
+        }
+    }
 }
 
 impl std::fmt::Debug for Presented<'_> {
@@ -175,6 +192,8 @@ pub struct Refusal {
     pub code: ReasonCode,
     /// The return code of a 3.x CONNACK.
     pub return_code: u8,
+    /// The reason as one of a closed set.
+    pub why: Why,
     /// The whole reason, for the log; never a secret.
     pub log: String,
     /// The Reason String; only about a token whose signature is right.
@@ -184,10 +203,17 @@ pub struct Refusal {
 impl Refusal {
     /// A wrong or missing credential: the client does not learn which.
     pub(super) fn bad(log: impl Into<String>) -> Self {
-        Self { code: ReasonCode::BAD_USER_NAME_OR_PASSWORD, return_code: 4, log: log.into(), public: None }
+        Self::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD, 4, log)
     }
 
-    pub(super) fn new(code: ReasonCode, return_code: u8, log: impl Into<String>) -> Self {
-        Self { code, return_code, log: log.into(), public: None }
+    /// Any refusal; the client is not told why.
+    pub fn new(code: ReasonCode, return_code: u8, log: impl Into<String>) -> Self {
+        Self { code, return_code, why: Why::default(), log: log.into(), public: None }
+    }
+
+    /// For a reason of the closed set.
+    #[must_use]
+    pub fn because(self, why: Why) -> Self {
+        Self { why, ..self }
     }
 }

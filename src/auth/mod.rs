@@ -24,6 +24,7 @@ pub mod rule;
 pub mod settings;
 pub mod template;
 pub mod token;
+pub mod why;
 
 pub use grants::Grants;
 pub use identity::{BRIDGE_USER, Identity, Presented, Principal, Refusal, Verdict};
@@ -31,3 +32,4 @@ pub use key::KeySet;
 pub use password::PasswordCheck;
 pub use policy::{Bridge, Lost, Policy, PolicyError, Sources};
 pub use revocations::Revocations;
+pub use why::Why;

@@ -10,6 +10,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::hmac;
 
 use super::identity::{Identity, Refusal};
+use super::why::Why;
 use hash::Hash;
 pub use hash::HashError;
 
@@ -141,8 +142,11 @@ impl PasswordCheck {
 
     /// Who it is, if the password was verified.
     pub fn conclude(&self, verified: bool) -> Result<Identity, Refusal> {
-        let user = self.user.as_ref().filter(|_| verified);
-        user.map(|(_, identity)| identity.clone()).ok_or_else(|| Refusal::bad(self.log.clone()))
+        match &self.user {
+            Some((_, identity)) if verified => Ok(identity.clone()),
+            Some(_) => Err(Refusal::bad(self.log.clone()).because(Why::WrongPassword)),
+            None => Err(Refusal::bad(self.log.clone()).because(Why::UnknownUser)),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::rule::Rule;
 use super::settings::{Jwt, Settings};
 use super::template::Values;
 use super::token::{self, Parts, TokenError, Verified};
+use super::why::Why;
 use crate::mqtt::ReasonCode;
 
 /// What a policy is made from beside its settings.
@@ -243,7 +244,8 @@ impl Policy {
         // A ServiceAccount has such a name, and proves it with a token.
         let token = presented.method.is_some() || credential.or(presented.bearer).is_some_and(token::looks_like_token);
         if presented.username.is_some_and(is_reserved) && !token {
-            return Err(Refusal::bad("user names that begin with `system:` are refused here"));
+            let log = "user names that begin with `system:` are refused here";
+            return Err(Refusal::bad(log).because(Why::ReservedName));
         }
         match (presented.bearer, credential) {
             (Some(bearer), None) if presented.method.is_none() => {
@@ -257,7 +259,8 @@ impl Policy {
         }
         match (presented.method, presented.data, presented.password) {
             (Some(method), _, _) if !is_token_method(method) => {
-                Err(Refusal::new(ReasonCode::BAD_AUTHENTICATION_METHOD, 5, "the authentication method is unknown"))
+                let log = "the authentication method is unknown";
+                Err(Refusal::new(ReasonCode::BAD_AUTHENTICATION_METHOD, 5, log).because(Why::Method))
             }
             (Some(_), Some(data), None) => self.authenticate_token(data, presented, now),
             (Some(_), None, None) => Err(Refusal::bad("an authentication method without authentication data")),
@@ -290,11 +293,8 @@ impl Policy {
             return Err(Refusal::bad("a user name without a password"));
         }
         if self.anonymous.is_none() {
-            return Err(Refusal::new(
-                ReasonCode::NOT_AUTHORIZED,
-                5,
-                "no credentials, and anonymous clients are not allowed",
-            ));
+            let log = "no credentials, and anonymous clients are not allowed";
+            return Err(Refusal::new(ReasonCode::NOT_AUTHORIZED, 5, log).because(Why::NoCredentials));
         }
         Ok(Verdict::Accepted(Identity::new(Principal::Anonymous, Credential::Nothing)))
     }

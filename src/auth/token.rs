@@ -19,6 +19,7 @@ use super::policy;
 use super::revocations::Revoked;
 use super::rule::{Action, Permission, Rule};
 use super::settings::Jwt;
+use super::why::Why;
 use crate::mqtt::ReasonCode;
 
 /// Bytes; a longer token is refused before it is looked at.
@@ -129,13 +130,22 @@ pub enum TokenError {
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         let text = error.to_string();
-        match error {
+        let why = match error {
+            TokenError::Unverified(_) => Why::TokenInvalid,
+            TokenError::UnknownKey { .. } => Why::TokenKey,
+            TokenError::Claims(_) => Why::TokenClaims,
+            TokenError::Expired(_) => Why::TokenExpired,
+            TokenError::NotYetValid(_) => Why::TokenNotYetValid,
+            TokenError::Revoked(_) => Why::TokenRevoked,
+        };
+        let refusal = match error {
             TokenError::Unverified(_) | TokenError::UnknownKey { .. } => Self::bad(text),
             TokenError::Claims(_) => Self { public: Some(text.clone()), ..Self::bad(text) },
             TokenError::Expired(_) | TokenError::NotYetValid(_) | TokenError::Revoked(_) => {
                 Self { public: Some(text.clone()), ..Self::new(ReasonCode::NOT_AUTHORIZED, 4, text) }
             }
-        }
+        };
+        refusal.because(why)
     }
 }
 
@@ -503,7 +513,7 @@ pub(super) fn admit(verified: &Verified, presented: &Presented<'_>, bind_client_
     let token = &verified.credential;
     let refuse = |text: String| Refusal {
         public: Some(text.clone()),
-        ..Refusal::bad(format!("{text} (sub {:?})", verified.subject))
+        ..Refusal::bad(format!("{text} (sub {:?})", verified.subject)).because(Why::TokenBinding)
     };
     let names = [Some(token.subject.as_str()), token.username.as_deref()];
     if presented.username.is_some() && !names.contains(&presented.username) {

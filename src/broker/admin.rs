@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::counters::Gate;
+use super::denies::Deny;
 use super::documents::{self, Documents};
 use super::events;
 use super::limiter::Kind;
@@ -32,6 +34,8 @@ use crate::process::{Readiness, Shutdown, admin};
 
 /// Items of a page unless fewer or more are asked for.
 const USUAL: usize = 100;
+/// Seconds that a request for what may come is kept waiting at most.
+const LONGEST_WAIT: u64 = 30;
 /// Clients disconnected a second while draining, unless another rate is asked for.
 const DRAIN_RATE: u32 = 100;
 
@@ -216,37 +220,66 @@ async fn list_retained(State(port): State<Arc<Port>>, asked: Asked<WhichRetained
 }
 
 /// Which denies are meant.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WhichDenies {
     client: Option<String>,
     /// The number after which the page begins.
     after: Option<u64>,
+    /// Only those of the last so many seconds.
+    since: Option<u64>,
     limit: Option<usize>,
+    /// Seconds to wait for one, if there is none.
+    wait: Option<u64>,
 }
 
 async fn list_denies(State(port): State<Arc<Port>>, asked: Asked<WhichDenies>) -> Result<Response, Response> {
     let which = understood(asked)?;
+    let wait = Duration::from_secs(which.wait.unwrap_or(0).min(LONGEST_WAIT));
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        // Before the look, so that what comes in between is not missed.
+        let mut denied = std::pin::pin!(port.shared.events.denied.notified());
+        denied.as_mut().enable();
+        let page = denies(&port.shared, &which);
+        if !page.items.is_empty() {
+            return Ok(Json(page).into_response());
+        }
+        tokio::select! {
+            () = denied => {}
+            () = tokio::time::sleep_until(until) => return Ok(Json(page).into_response()),
+            () = port.shutdown.wait() => return Ok(Json(page).into_response()),
+        }
+    }
+}
+
+fn denies(shared: &Shared, which: &WhichDenies) -> report::Denies {
     let limit = which.limit.unwrap_or(USUAL).clamp(1, MOST);
-    let mut found: Vec<_> = {
-        let denies = port.shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner);
-        let meant = |client_id: &str| which.client.as_deref().is_none_or(|client| client == client_id);
-        let after = denies.after(which.after.unwrap_or(0)).filter(|deny| meant(&deny.client_id));
-        after.take(limit + 1).cloned().collect()
+    let earliest = which.since.map_or(0, |seconds| unix_millis().saturating_sub(seconds.saturating_mul(1000)));
+    let (mut found, newest): (Vec<_>, u64) = {
+        let denies = shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner);
+        let meant = |deny: &&Deny| {
+            deny.at >= earliest && which.client.as_deref().is_none_or(|client| client == &*deny.client_id)
+        };
+        (denies.after(which.after.unwrap_or(0)).filter(meant).take(limit + 1).cloned().collect(), denies.newest())
     };
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.number.to_string());
+    let last = found.last().filter(|_| more).map_or(newest, |deny| deny.number);
     let items = found.into_iter().map(|deny| report::Deny {
         number: deny.number,
         time: timestamp(deny.at),
         client_id: deny.client_id.to_string(),
-        principal: deny.principal.into(),
+        principal: deny.principal.map(Into::into),
+        method: deny.method.into(),
+        key_id: deny.key_id.map(Into::into),
+        address: deny.address,
         action: deny.action.name().into(),
         topic: deny.topic.into(),
         why: deny.why.into_owned(),
+        repeats: deny.repeats,
     });
-    Ok(Json(Page { items: items.collect(), next }).into_response())
+    report::Denies { items: items.collect(), next: more.then(|| last.to_string()), last }
 }
 
 async fn list_keys(State(port): State<Arc<Port>>) -> Json<Page<report::Key>> {

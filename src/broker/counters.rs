@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::limits::Refusals;
@@ -49,6 +51,38 @@ impl Tally {
 
     pub fn total(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// The number of one label.
+    pub fn of(&self, label: &str) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(label).copied().unwrap_or(0)
+    }
+}
+
+/// The same by several labels, each from a closed set.
+#[derive(Debug)]
+pub struct Matrix<const N: usize>(Mutex<BTreeMap<[&'static str; N], u64>>);
+
+impl<const N: usize> Default for Matrix<N> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<const N: usize> Matrix<N> {
+    pub fn add(&self, labels: [&'static str; N]) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(labels).or_default() += 1;
+    }
+
+    /// The labels that occurred, with their numbers.
+    pub fn get(&self) -> BTreeMap<[&'static str; N], u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The sum of those whose label at this place is this.
+    pub fn total(&self, at: usize, label: &str) -> u64 {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().filter(|(labels, _)| labels[at] == label).map(|(_, count)| count).sum()
     }
 }
 
@@ -114,6 +148,14 @@ pub struct Counters {
     pub violations: Tally,
     /// Clients that were let in, by method.
     pub authentications: Tally,
+    /// CONNECTs by method, result and reason.
+    pub authenticated: Matrix<3>,
+    /// Seconds that it took to find out who a client is, by method.
+    pub authentication: Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>,
+    /// AUTHs with a new token, by result.
+    pub reauthenticated: Tally,
+    /// Connections that ended with their token.
+    pub expired_tokens: Count,
     /// Requests that the admin port refused.
     pub admin_refusals: Tally,
     /// Lines that the log did not take, by kind.
@@ -146,6 +188,10 @@ impl Default for Counters {
             disconnects: Tally::default(),
             violations: Tally::default(),
             authentications: Tally::default(),
+            authenticated: Matrix::default(),
+            authentication: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            reauthenticated: Tally::default(),
+            expired_tokens: Count::default(),
             admin_refusals: Tally::default(),
             suppressed: Tally::default(),
             limited: Refusals::default(),
@@ -170,6 +216,11 @@ pub struct Turn {
 }
 
 impl Counters {
+    /// That it took so long to find out who a client is.
+    pub fn observe_authentication(&self, method: &'static str, took: Duration) {
+        self.authentication.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
+    }
+
     /// Adds what a turn counted. `in_flight`: deliveries that wait for the client's acknowledgement now.
     pub fn add(&self, turn: &mut Turn, in_flight: usize) {
         for qos in 0..3 {

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::aliases::Alias;
 use super::connection::{Closing, Connection, Peer};
-use super::events;
+use super::events::{self, Who};
 use super::quota::outbox_high;
 use super::router::Subscriber;
 use super::sys::is_sys;
@@ -50,7 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let Peer { client_id, identity, .. } = &self.peer;
             let request = Request { verb: Verb::Subscribe, topic: text, qos: options.qos, retain: false };
             let reason = || explain::reason(&self.shared.policy.load(), identity, client_id, request);
-            events::denied(&self.shared, client_id, &identity.principal, &request, reason);
+            events::denied(&self.shared, &Who::of(client_id, identity), &request, reason);
             return ReasonCode::NOT_AUTHORIZED;
         }
         if let Some(code) = self.refuse_subscription(text, filter) {

@@ -1,7 +1,7 @@
 //! What happens to clients, told in one place: counted, logged at a bounded rate, and, if it was a deny, kept.
 //!
 //! Whoever refuses, ends or denies something calls a function here instead of writing a line: a flood then costs a
-//! counter and not a log.
+//! counter and not a log. Lines of target `audit` have the fields that docs/audit.md promises.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -9,23 +9,28 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::admission::Pass;
 use super::connection::{Closing, Peer};
 use super::counters::Gate;
-use super::denies::{Denies, Deny, shorten};
+use super::denies::{Action, Denies, Deny, Standing, shorten, shorten_reason};
 use super::handshake::NoConnection;
 use super::limiter::{Kind, Limiter};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
-use crate::auth::Principal;
 use crate::auth::explain::Request;
+use crate::auth::{Identity, Principal, Refusal, Why};
 use crate::config::PROBE;
+use crate::mqtt::ReasonCode;
 use crate::process::Shutdown;
 
 /// How often the number of lines that were left out is told.
 const TELL_SUPPRESSED: Duration = Duration::from_secs(10);
+
+/// Why most is denied, in short.
+const NO_RULE: &str = "no rule allows it";
 
 /// Where a client comes from.
 #[derive(Debug)]
@@ -59,34 +64,71 @@ impl Arrival {
 pub struct Events {
     limiter: Mutex<Limiter>,
     pub denies: Mutex<Denies>,
+    /// Told when a deny is kept.
+    pub denied: Notify,
     /// Random per process, so that nobody chooses a client id to share another's rate.
     hashes: RandomState,
 }
 
 impl Events {
     pub fn new(now: u64) -> Self {
-        Self { limiter: Mutex::new(Limiter::new(now)), denies: Mutex::default(), hashes: RandomState::new() }
+        let (limiter, denies) = (Mutex::new(Limiter::new(now)), Mutex::default());
+        Self { limiter, denies, denied: Notify::new(), hashes: RandomState::new() }
+    }
+
+    fn keep(&self, deny: Deny) {
+        if self.denies.lock().unwrap_or_else(PoisonError::into_inner).push(deny) {
+            self.denied.notify_waiters();
+        }
+    }
+}
+
+/// Who is denied something.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    pub client_id: &'a Arc<str>,
+    pub principal: &'a Principal,
+    /// What it was accepted with, see [`Identity::method`].
+    pub method: &'static str,
+    pub key_id: Option<&'a str>,
+}
+
+impl<'a> Who<'a> {
+    pub fn of(client_id: &'a Arc<str>, identity: &'a Identity) -> Self {
+        Self { client_id, principal: &identity.principal, method: identity.method(), key_id: identity.key_id() }
     }
 }
 
 /// Whether a line of this kind about `subject` (a client id, an address) may be written now.
 pub fn admits(shared: &Shared, kind: Kind, subject: &(impl Hash + ?Sized)) -> bool {
+    line(shared, kind, subject).is_some()
+}
+
+/// The same, and how many lines about the subject were left out since its last one.
+fn line(shared: &Shared, kind: Kind, subject: &(impl Hash + ?Sized)) -> Option<u64> {
     let subject = shared.events.hashes.hash_one(subject);
     shared.events.limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(kind, subject, shared.now())
+}
+
+/// A field of a line that is absent when nothing was left out.
+fn some(suppressed: u64) -> Option<u64> {
+    (suppressed > 0).then_some(suppressed)
 }
 
 /// A client was given its CONNACK.
 pub fn connected(shared: &Shared, peer: &Peer, arrival: &Arrival, session_present: bool) {
     let Peer { client_id, identity, version, .. } = peer;
     shared.counters.authentications.add(identity.method());
+    shared.counters.authenticated.add([identity.method(), "accepted", "ok"]);
     shared.counters.handshakes.observe(arrival.since.elapsed().as_secs_f64());
     let principal = &identity.principal;
     if is_probe(client_id, principal) {
         tracing::debug!(%client_id, address = %arrival.address, "connected");
-    } else if admits(shared, Kind::Connected, client_id) {
+    } else if let Some(suppressed) = line(shared, Kind::Connected, client_id) {
         tracing::info!(
-            %client_id, %principal, method = identity.method(), ?version, session_present, address = %arrival.address,
-            listener = %arrival.gate.name, "connected"
+            target: "audit", event = "connect", result = "accepted", client_id = &*shorten(client_id), %principal,
+            method = identity.method(), key_id = identity.key_id(), version = version.number(), session_present,
+            address = %arrival.address, listener = %arrival.gate.name, suppressed = some(suppressed), "connected"
         );
     }
 }
@@ -106,9 +148,32 @@ pub fn disconnected(shared: &Shared, peer: &Peer, closing: &Closing) {
         }
     } else if is_probe(client_id, principal) {
         tracing::debug!(%client_id, %reason, "disconnected");
+    } else if let Some(code) = closing.reason.filter(|code| is_of_access(*code)) {
+        if code == ReasonCode::MAXIMUM_CONNECT_TIME {
+            shared.counters.expired_tokens.add(1);
+        }
+        if let Some(suppressed) = line(shared, Kind::Disconnected, client_id) {
+            tracing::warn!(
+                target: "audit", event = "disconnect", client_id = &*shorten(client_id), %principal,
+                method = identity.method(), key_id = identity.key_id(), reason = code.text(),
+                why = &*shorten_reason(reason), suppressed = some(suppressed), "disconnected"
+            );
+        }
     } else if admits(shared, Kind::Disconnected, client_id) {
         tracing::info!(%client_id, %principal, %reason, "disconnected");
     }
+}
+
+/// Whether a connection ends with this because its client may not go on: its token has expired or was revoked, its rules
+/// have changed, or somebody has ended it.
+fn is_of_access(code: ReasonCode) -> bool {
+    [
+        ReasonCode::MAXIMUM_CONNECT_TIME,
+        ReasonCode::NOT_AUTHORIZED,
+        ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        ReasonCode::ADMINISTRATIVE_ACTION,
+    ]
+    .contains(&code)
 }
 
 /// `mqttctl endpoint` and its like ask only whether somebody answers.
@@ -136,15 +201,59 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
         | NoConnection::Upgrade(_)
         | NoConnection::Limited { .. }
         | NoConnection::Tls(_) => (Kind::Refused, false),
-        NoConnection::Refused { client_id, presented, .. } => {
-            (Kind::Refused, !presented && client_id.starts_with(PROBE))
+        NoConnection::Refused { client_id, method, refusal } => {
+            shared.counters.authenticated.add([method, "refused", refusal.why.name()]);
+            let probe = *method == "none" && client_id.starts_with(PROBE);
+            if !probe {
+                return refused(shared, arrival, client_id, method, refusal);
+            }
+            (Kind::Refused, probe)
         }
     };
+    if let NoConnection::Limited { client_id, limit } = error {
+        keep_refused(shared, *address, client_id, "none", limit.name().into());
+    }
     if quiet {
         tracing::debug!(%address, listener = %gate.name, %error, "not connected");
-    } else if admits(shared, kind, &address.ip()) {
-        tracing::warn!(%address, listener = %gate.name, %error, "not connected");
+    } else if let Some(suppressed) = line(shared, kind, &address.ip()) {
+        let error = error.to_string();
+        tracing::warn!(
+            target: "audit", event = "connect", result = "refused", %address, listener = %gate.name,
+            why = &*shorten_reason(&error), suppressed = some(suppressed), "not connected"
+        );
     }
+}
+
+/// A client may not connect, for a reason that has to do with who it is.
+fn refused(shared: &Shared, arrival: &Arrival, client_id: &str, method: &'static str, refusal: &Refusal) {
+    let Arrival { address, gate, .. } = arrival;
+    // Its will was denied, and that is kept already.
+    if refusal.why != Why::Will {
+        keep_refused(shared, *address, client_id, method, refusal.log.clone().into());
+    }
+    if let Some(suppressed) = line(shared, Kind::Refused, &address.ip()) {
+        tracing::warn!(
+            target: "audit", event = "connect", result = "refused", client_id = &*shorten(client_id), method,
+            %address, listener = %gate.name, reason = refusal.why.name(), why = &*shorten_reason(&refusal.log),
+            suppressed = some(suppressed), "not connected"
+        );
+    }
+}
+
+fn keep_refused(shared: &Shared, address: SocketAddr, client_id: &str, method: &'static str, why: Cow<'static, str>) {
+    shared.events.keep(Deny {
+        number: 0,
+        at: unix_millis(),
+        client_id: client_id.into(),
+        principal: None,
+        method,
+        key_id: None,
+        address: Some(address),
+        action: Action::Connect,
+        topic: "".into(),
+        why,
+        repeats: 0,
+    });
 }
 
 /// A connection was refused before anything was read from it.
@@ -159,34 +268,74 @@ pub fn turned_away(shared: &Shared, arrival: &Arrival, limit: Limit) {
     }
 }
 
-/// The rules refuse what a client asks for. `reason` says why at length; it costs more than the decision, and so it is
-/// asked only as often as lines are written. Gives what may be told to the client.
+/// The rules refuse what a client asks for. `reason` says why at length; it costs more than the decision, and so a client
+/// in a loop is not told each time. Gives what may be told to the client.
 pub fn denied(
     shared: &Shared,
-    client_id: &Arc<str>,
-    principal: &Principal,
+    who: &Who<'_>,
     request: &Request<'_>,
     reason: impl FnOnce() -> String,
 ) -> Cow<'static, str> {
-    let action = request.verb;
+    let Who { client_id, principal, method, key_id } = *who;
+    let action = Action::from(request.verb);
     shared.counters.denied.add(action.name());
-    let topic = shorten(request.topic);
-    let admitted = admits(shared, Kind::Denied, client_id);
-    let why: Cow<'static, str> = if admitted { reason().into() } else { "no rule allows it".into() };
-    let deny = Deny {
+    let mut deny = Deny {
         number: 0,
         at: unix_millis(),
         client_id: client_id.clone(),
-        principal: principal.to_string().into(),
+        principal: Some(principal.to_string().into()),
+        method,
+        key_id: key_id.map(Into::into),
+        address: None,
         action,
-        topic: topic.into(),
-        why: why.clone(),
+        topic: request.topic.into(),
+        why: NO_RULE.into(),
+        repeats: 0,
     };
-    shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner).push(deny);
-    if admitted {
-        tracing::warn!(%client_id, %principal, action = action.name(), topic, %why, "denied");
+    let standing = shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner).look(&deny);
+    let suppressed = line(shared, Kind::Denied, client_id);
+    if standing == Standing::Quiet || suppressed.is_some() {
+        deny.why = reason().into();
     }
+    if let Some(suppressed) = suppressed {
+        tracing::warn!(
+            target: "audit", event = "deny", client_id = &*shorten(client_id), %principal, method, key_id,
+            action = action.name(), topic = &*shorten(request.topic), why = &*shorten_reason(&deny.why),
+            suppressed = some(suppressed), "denied"
+        );
+    }
+    let why = deny.why.clone();
+    shared.events.keep(deny);
     why
+}
+
+/// A client has sent AUTH with a new token: it is accepted, or its connection ends.
+pub fn reauthenticated(shared: &Shared, who: &Who<'_>, outcome: Result<(), (Why, &str)>) {
+    let Who { client_id, principal, method, key_id } = *who;
+    let result = if outcome.is_ok() { "accepted" } else { "refused" };
+    shared.counters.reauthenticated.add(result);
+    if let Err((_, why)) = outcome {
+        shared.events.keep(Deny {
+            number: 0,
+            at: unix_millis(),
+            client_id: client_id.clone(),
+            principal: Some(principal.to_string().into()),
+            method,
+            key_id: key_id.map(Into::into),
+            address: None,
+            action: Action::Reauthenticate,
+            topic: "".into(),
+            why: why.to_owned().into(),
+            repeats: 0,
+        });
+    }
+    if let Some(suppressed) = line(shared, Kind::Connected, client_id) {
+        let (reason, why) = outcome.err().map(|(reason, why)| (reason.name(), shorten_reason(why))).unzip();
+        tracing::info!(
+            target: "audit", event = "reauthenticate", result, client_id = &*shorten(client_id), %principal, method,
+            key_id, reason, why = why.as_deref(), suppressed = some(suppressed), "authenticated again"
+        );
+    }
 }
 
 /// A client has reached a limit and goes on without what it asked for: `what` says what became of that.

@@ -13,7 +13,7 @@ use super::aliases;
 use super::backpressure::Withheld;
 use super::connection::{Connection, Peer};
 use super::counters::Turn;
-use super::events::{self, Arrival};
+use super::events::{self, Arrival, Who};
 use super::frames::Failure;
 use super::limits::Limit;
 use super::linger;
@@ -27,7 +27,7 @@ use super::upgrade;
 use super::will::Will;
 use super::{Shared, unix_millis};
 use crate::auth::explain::{self, Request, Verb};
-use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict};
+use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict, Why};
 use crate::config::broker::Limits;
 use crate::mqtt::packet::{ConnAck, Connect, Packet};
 use crate::mqtt::property::ConnAckProperties;
@@ -68,8 +68,8 @@ pub enum NoConnection {
     #[error("{client_id:?} was refused: {}", refusal.log)]
     Refused {
         client_id: String,
-        /// Whether there were any credentials.
-        presented: bool,
+        /// What it tried, see [`Presented::kind`].
+        method: &'static str,
         refusal: Refusal,
     },
 }
@@ -157,10 +157,8 @@ where
         }
         Err(refusal) => {
             refuse(&mut socket, &connect, &refusal).await;
-            let presented = connect.username.is_some()
-                || connect.password.is_some()
-                || connect.properties.authentication_method.is_some();
-            Err(NoConnection::Refused { client_id: connect.client_id.to_owned(), presented, refusal })
+            let method = presented(&connect, connect.client_id, arrival).kind();
+            Err(NoConnection::Refused { client_id: connect.client_id.to_owned(), method, refusal })
         }
     }
 }
@@ -207,7 +205,10 @@ async fn admit(
         "" => format!("auto-{}", ulid::Ulid::generate()).into(),
         id => id.into(),
     };
-    let identity = authenticate(shared, connect, &client_id, arrival).await?;
+    let since = std::time::Instant::now();
+    let identity = authenticate(shared, connect, &client_id, arrival).await;
+    shared.counters.observe_authentication(presented(connect, &client_id, arrival).kind(), since.elapsed());
+    let identity = identity?;
     let grants = shared.policy.load().grants(&identity, &client_id);
     let will = will(shared, connect, &identity, &grants, &client_id)?;
     let clean_start = connect.clean_start || identity.principal == Principal::Anonymous;
@@ -216,8 +217,8 @@ async fn admit(
     if peer.maximum_packet_size < ROOM_FOR_CONNACK
         && connack(shared, connect, &peer, false).len() > peer.maximum_packet_size
     {
-        let log = "the client accepts no packet of the size of CONNACK".into();
-        return Err(Refusal { code: ReasonCode::PACKET_TOO_LARGE, return_code: 3, log, public: None });
+        let log = "the client accepts no packet of the size of CONNACK";
+        return Err(Refusal::new(ReasonCode::PACKET_TOO_LARGE, 3, log).because(Why::Limit));
     }
     let about = About {
         version: connect.version,
@@ -244,18 +245,18 @@ fn within_limits(shared: &Shared, connect: &Connect<'_>, arrival: &Arrival) -> R
 fn limited(limit: Limit) -> Refusal {
     let return_code = if limit == Limit::MaxClientIdLength { 2 } else { 3 };
     let log = format!("{} is reached", limit.name());
-    Refusal { code: limit.reason(), return_code, log, public: None }
+    Refusal::new(limit.reason(), return_code, log).because(Why::Limit)
 }
 
 fn no_session(reason: NoSession) -> Refusal {
-    let (code, return_code, log) = match reason {
-        NoSession::Limited(limit) => return limited(limit),
+    match reason {
+        NoSession::Limited(limit) => limited(limit),
         NoSession::NotTheOwner => {
-            (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, 2, "the client id belongs to another principal")
+            let log = "the client id belongs to another principal";
+            Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, 2, log).because(Why::ClientIdTaken)
         }
-        NoSession::Closed => (ReasonCode::SERVER_UNAVAILABLE, 3, "the broker stops"),
-    };
-    Refusal { code, return_code, log: log.into(), public: None }
+        NoSession::Closed => Refusal::new(ReasonCode::SERVER_UNAVAILABLE, 3, "the broker stops").because(Why::Busy),
+    }
 }
 
 fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: Identity, grants: Grants) -> Peer {
@@ -283,13 +284,9 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: I
     }
 }
 
-async fn authenticate(
-    shared: &Arc<Shared>,
-    connect: &Connect<'_>,
-    client_id: &str,
-    arrival: &Arrival,
-) -> Result<Identity, Refusal> {
-    let presented = Presented {
+/// What a CONNECT presents.
+fn presented<'a>(connect: &Connect<'a>, client_id: &'a str, arrival: &Arrival) -> Presented<'a> {
+    Presented {
         username: connect.username,
         password: connect.password,
         method: connect.properties.authentication_method,
@@ -298,7 +295,16 @@ async fn authenticate(
         client_id,
         internal: arrival.gate.internal,
         certificate: arrival.certificate,
-    };
+    }
+}
+
+async fn authenticate(
+    shared: &Arc<Shared>,
+    connect: &Connect<'_>,
+    client_id: &str,
+    arrival: &Arrival,
+) -> Result<Identity, Refusal> {
+    let presented = presented(connect, client_id, arrival);
     match shared.policy.load().authenticate(&presented, unix_millis() / 1000) {
         Verdict::Accepted(identity) => Ok(identity),
         Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(refusal),
@@ -315,18 +321,19 @@ fn will(
     client_id: &Arc<str>,
 ) -> Result<Option<Will>, Refusal> {
     let Some(asked) = &connect.will else { return Ok(None) };
-    let refusal = |code, return_code, log: String| Refusal { code, return_code, log, public: None };
     if let Err(violation) = topic::check_name(asked.topic) {
-        return Err(refusal(ReasonCode::TOPIC_NAME_INVALID, 5, format!("will: {violation}")));
+        let log = format!("will: {violation}");
+        return Err(Refusal::new(ReasonCode::TOPIC_NAME_INVALID, 5, log).because(Why::Will));
     }
     if !grants.may_publish(asked.topic, asked.qos, asked.retain) {
         let request = Request { verb: Verb::Will, topic: asked.topic, qos: asked.qos, retain: asked.retain };
         let reason = || explain::reason(&shared.policy.load(), identity, client_id, request);
-        events::denied(shared, client_id, &identity.principal, &request, reason);
+        events::denied(shared, &Who::of(client_id, identity), &request, reason);
         // Names of the broker's own are not acceptable from anyone.
         let code =
             if asked.topic.starts_with('$') { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };
-        return Err(refusal(code, 5, format!("may not publish its will to {:?}", asked.topic)));
+        let log = format!("may not publish its will to {:?}", asked.topic);
+        return Err(Refusal::new(code, 5, log).because(Why::Will));
     }
     let origin = Origin { id: ulid::Ulid::generate().0, client_id: client_id.clone(), received_at: 0 };
     Ok(Some(Will::new(asked, connect.version, &identity.principal, grants, origin)))

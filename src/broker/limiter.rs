@@ -49,11 +49,18 @@ const CLIENTS: usize = 4096;
 /// Milliseconds between two looks for clients that have been silent long enough to be forgotten.
 const FORGET_EVERY: u64 = 1000;
 
+/// A client within a kind: its rate, and its lines that were left out since the last one that was written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Client {
+    bucket: Bucket,
+    suppressed: u64,
+}
+
 /// Decides which lines are written.
 #[derive(Debug)]
 pub struct Limiter {
     kinds: [Bucket; Kind::ALL.len()],
-    clients: HashMap<(u8, u64), Bucket>,
+    clients: HashMap<(u8, u64), Client>,
     suppressed: [u64; Kind::ALL.len()],
     forgot_at: u64,
 }
@@ -65,17 +72,22 @@ impl Limiter {
     }
 
     /// Whether a line of this kind about this client (a hash of its id or address) may be written at `now`, in
-    /// milliseconds. A line that may not is counted.
-    pub fn admits(&mut self, kind: Kind, client: u64, now: u64) -> bool {
+    /// milliseconds; and then how many of its lines were left out since the last one, as far as that is remembered. A
+    /// line that may not be written is counted.
+    pub fn admits(&mut self, kind: Kind, client: u64, now: u64) -> Option<u64> {
         let at = kind as usize;
         let mut of_kind = self.kinds[at];
         let enough = of_kind.take(KIND, 1, now);
         // A line that its kind has no room for costs the client nothing, and the other way round.
         let admitted = match self.client(kind, client, now) {
-            Some(bucket) => enough && bucket.take(CLIENT, 1, now),
-            None => enough,
+            Some(client) => {
+                let admitted = enough && client.bucket.take(CLIENT, 1, now);
+                client.suppressed += u64::from(!admitted);
+                admitted.then(|| std::mem::take(&mut client.suppressed))
+            }
+            None => enough.then_some(0),
         };
-        if admitted {
+        if admitted.is_some() {
             self.kinds[at] = of_kind;
         } else {
             self.suppressed[at] += 1;
@@ -83,14 +95,14 @@ impl Limiter {
         admitted
     }
 
-    fn client(&mut self, kind: Kind, client: u64, now: u64) -> Option<&mut Bucket> {
+    fn client(&mut self, kind: Kind, client: u64, now: u64) -> Option<&mut Client> {
         let key = (kind as u8, client);
         if self.clients.len() >= CLIENTS && !self.clients.contains_key(&key) {
             if now.saturating_sub(self.forgot_at) < FORGET_EVERY {
                 return None;
             }
             self.forgot_at = now;
-            self.clients.retain(|_, bucket| !bucket.is_full(now));
+            self.clients.retain(|_, client| !client.bucket.is_full(now));
             if self.clients.len() >= CLIENTS {
                 return None;
             }
@@ -110,18 +122,20 @@ mod tests {
     use super::*;
 
     fn admitted(limiter: &mut Limiter, kind: Kind, clients: impl Iterator<Item = u64>, now: u64) -> usize {
-        clients.filter(|client| limiter.admits(kind, *client, now)).count()
+        clients.filter(|client| limiter.admits(kind, *client, now).is_some()).count()
     }
 
     #[test]
     fn a_noisy_client_is_cut_short_and_others_are_still_told_about() {
         let mut limiter = Limiter::new(0);
         assert_eq!(admitted(&mut limiter, Kind::Denied, [1; 50].into_iter(), 0), 10);
-        assert!(limiter.admits(Kind::Denied, 2, 0));
-        assert!(limiter.admits(Kind::Refused, 1, 0), "another kind has a rate of its own");
+        assert_eq!(limiter.admits(Kind::Denied, 2, 0), Some(0));
+        assert_eq!(limiter.admits(Kind::Refused, 1, 0), Some(0), "another kind has a rate of its own");
         assert_eq!(limiter.take_suppressed(), [(Kind::Denied, 40)]);
         assert_eq!(limiter.take_suppressed(), []);
-        assert_eq!(admitted(&mut limiter, Kind::Denied, [1; 50].into_iter(), 3000), 3, "a line a second comes back");
+        assert_eq!(limiter.admits(Kind::Denied, 1, 3000), Some(40), "the next line says how many were left out");
+        assert_eq!(limiter.admits(Kind::Denied, 1, 3000), Some(0));
+        assert_eq!(admitted(&mut limiter, Kind::Denied, [1; 50].into_iter(), 3000), 1, "a line a second comes back");
     }
 
     #[test]
@@ -138,7 +152,7 @@ mod tests {
         let mut limiter = Limiter::new(0);
         admitted(&mut limiter, Kind::Denied, 0..CLIENTS as u64, 0);
         assert_eq!(limiter.clients.len(), CLIENTS);
-        assert!(limiter.admits(Kind::Connected, 1_000_000, 60_000));
+        assert!(limiter.admits(Kind::Connected, 1_000_000, 60_000).is_some());
         assert!(limiter.clients.len() < 10, "{}", limiter.clients.len());
     }
 

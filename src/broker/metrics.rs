@@ -28,6 +28,7 @@ pub fn register(registry: &mut Registry, shared: &Arc<Shared>) {
         "Working out the hash of a password, waiting included",
         c.password_checks.clone(),
     );
+    registry.register("mqtt_auth_seconds", "Finding out who a client is, by method", c.authentication.clone());
     registry.register_collector(Box::new(Metrics(shared.clone())));
 }
 
@@ -39,6 +40,7 @@ impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         self.counters(&mut encoder)?;
         self.tallies(&mut encoder)?;
+        self.authenticated(&mut encoder)?;
         self.by_qos(&mut encoder)?;
         self.listeners(&mut encoder)?;
         self.gauges(&mut encoder)
@@ -56,6 +58,7 @@ impl Metrics {
             ("mqtt_messages_dropped", "Messages that a limit cost", &c.dropped),
             ("mqtt_messages_expired", "Messages that were not sent because their lifetime was over", &c.expired),
             ("mqtt_holds", "Times that a publisher had to wait for a subscriber", &c.holds),
+            ("mqtt_token_expiry_disconnects", "Connections that ended with their token", &c.expired_tokens),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count.get()).encode(metric)?;
@@ -71,6 +74,7 @@ impl Metrics {
             ("mqtt_protocol_violations", "Broken statements of the specification, by id", "id", &c.violations),
             ("mqtt_denies", "What no rule allowed, by action", "action", &c.denied),
             ("mqtt_authentications", "Clients let in, by method", "method", &c.authentications),
+            ("mqtt_reauth", "New tokens of connected clients, by result", "result", &c.reauthenticated),
             ("mqtt_log_lines_suppressed", "Log lines left out, by kind", "kind", &c.suppressed),
             ("mqtt_admin_refused", "Requests refused at the admin port, by reason", "reason", &c.admin_refusals),
         ] {
@@ -78,6 +82,16 @@ impl Metrics {
             for (value, count) in tally.get() {
                 ConstCounter::new(count).encode(family.encode_family(&[(label, value)])?)?;
             }
+        }
+        Ok(())
+    }
+
+    fn authenticated(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let help = "CONNECTs that were looked at, by method, result and reason";
+        let mut family = encoder.encode_descriptor("mqtt_auth", help, None, MetricType::Counter)?;
+        for ([method, result, reason], count) in self.0.counters.authenticated.get() {
+            let labels = [("method", method), ("result", result), ("reason", reason)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

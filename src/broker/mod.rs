@@ -159,6 +159,7 @@ impl Shared {
             messages_sent: metrics::total(&c.sent),
             messages_dropped: c.dropped.get(),
             messages_denied: c.denied.total(),
+            last_deny: self.events.denies.lock().unwrap_or_else(PoisonError::into_inner).newest(),
         }
     }
 }

@@ -11,7 +11,7 @@ use aws_lc_rs::rand;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::auth::{Identity, PasswordCheck, Refusal};
+use crate::auth::{Identity, PasswordCheck, Refusal, Why};
 use crate::mqtt::ReasonCode;
 
 /// Passwords that may wait to be checked, for each that is being checked.
@@ -151,7 +151,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn busy(log: &str) -> Refusal {
-    Refusal { code: ReasonCode::SERVER_BUSY, return_code: 3, log: log.into(), public: None }
+    Refusal::new(ReasonCode::SERVER_BUSY, 3, log).because(Why::Busy)
 }
 
 #[cfg(test)]

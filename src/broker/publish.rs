@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection, Peer};
-use super::events;
+use super::events::{self, Who};
 use super::limits::Limit;
 use super::quota::Pace;
 use super::router::Routes;
@@ -223,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Publish { topic, qos, retain, .. } = *publish;
         let request = Request { verb: Verb::Publish, topic, qos, retain };
         let reason = || explain::reason(&self.shared.policy.load(), identity, client_id, request);
-        let why = events::denied(&self.shared, client_id, &identity.principal, &request, reason);
+        let why = events::denied(&self.shared, &Who::of(client_id, identity), &request, reason);
         self.reject(publish, ReasonCode::NOT_AUTHORIZED, &why, now)
     }
 

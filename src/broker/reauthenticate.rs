@@ -3,8 +3,9 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection};
+use super::events::{self, Who};
 use super::unix_millis;
-use crate::auth::{Identity, Presented, Refusal, Verdict};
+use crate::auth::{Identity, Presented, Refusal, Verdict, Why};
 use crate::mqtt::packet::{Auth, Packet};
 use crate::mqtt::property::AuthProperties;
 use crate::mqtt::topic::Filter;
@@ -28,6 +29,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             ..Presented::default()
         };
         let policy = self.shared.policy.load();
+        let refuse = |refusal: Refusal| {
+            let who = Who::of(&self.peer.client_id, &self.peer.identity);
+            events::reauthenticated(&self.shared, &who, Err((refusal.why, &refusal.log)));
+            Err(Closing::because(refusal.code, refusal.log))
+        };
         match policy.authenticate(&presented, unix_millis() / 1000) {
             Verdict::Accepted(identity) if identity.principal == self.peer.identity.principal => {
                 self.peer.grants = policy.grants(&identity, &self.peer.client_id);
@@ -35,18 +41,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.take_identity(identity, now);
             }
             Verdict::Accepted(_) => {
-                return Err(Closing::because(
-                    ReasonCode::NOT_AUTHORIZED,
-                    "re-authentication may not change the identity",
-                ));
+                let log = "re-authentication may not change the identity";
+                return refuse(Refusal::new(ReasonCode::NOT_AUTHORIZED, 0, log).because(Why::Identity));
             }
             // A token is never checked like a password.
             Verdict::CheckPassword(_) => return Err(Violation::AuthenticationMethod.into()),
             // A turn of a connection waits for nothing; whoever connects again with this token waits for the key.
-            Verdict::Refused(Refusal { code, log, .. })
-            | Verdict::UnknownKey { refusal: Refusal { code, log, .. }, .. } => {
-                return Err(Closing::because(code, log));
-            }
+            Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => return refuse(refusal),
         }
         let properties = AuthProperties { authentication_method: method, ..AuthProperties::default() };
         self.send(&Packet::Auth(Auth { code: ReasonCode::SUCCESS, properties }));
@@ -67,6 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             granted
         });
-        tracing::info!(client_id = %self.peer.client_id, principal = %self.peer.identity.principal, "authenticated again");
+        let who = Who::of(&self.peer.client_id, &self.peer.identity);
+        events::reauthenticated(&self.shared, &who, Ok(()));
     }
 }

@@ -36,10 +36,23 @@ struct Figures {
     sent: u64,
     dropped: u64,
     denied: u64,
+    auth: Auth,
+}
+
+/// Figures of who was let in and what was denied.
+#[derive(Debug, Default)]
+struct Auth {
+    accepted: u64,
+    refused: u64,
+    expired: u64,
+    renewed: u64,
+    publish: u64,
+    subscribe: u64,
+    will: u64,
 }
 
 impl Figures {
-    fn texts(&self) -> [(&'static str, String); 12] {
+    fn texts(&self) -> [(&'static str, String); 19] {
         [
             ("$SYS/broker/version", concat!("mqtt-operator ", env!("CARGO_PKG_VERSION")).into()),
             ("$SYS/broker/uptime", format!("{} seconds", self.uptime)),
@@ -53,6 +66,13 @@ impl Figures {
             ("$SYS/broker/publish/messages/sent", self.sent.to_string()),
             ("$SYS/broker/publish/messages/dropped", self.dropped.to_string()),
             ("$SYS/broker/publish/messages/denied", self.denied.to_string()),
+            ("$SYS/broker/auth/accepted", self.auth.accepted.to_string()),
+            ("$SYS/broker/auth/refused", self.auth.refused.to_string()),
+            ("$SYS/broker/auth/expired", self.auth.expired.to_string()),
+            ("$SYS/broker/auth/reauthenticated", self.auth.renewed.to_string()),
+            ("$SYS/broker/auth/denied/publish", self.auth.publish.to_string()),
+            ("$SYS/broker/auth/denied/subscribe", self.auth.subscribe.to_string()),
+            ("$SYS/broker/auth/denied/will", self.auth.will.to_string()),
         ]
     }
 }
@@ -115,6 +135,15 @@ impl Shared {
             sent: metrics::total(&c.sent),
             dropped: c.dropped.get(),
             denied: c.denied.total(),
+            auth: Auth {
+                accepted: c.authenticated.total(1, "accepted"),
+                refused: c.authenticated.total(1, "refused"),
+                expired: c.expired_tokens.get(),
+                renewed: c.reauthenticated.of("accepted"),
+                publish: c.denied.of("publish"),
+                subscribe: c.denied.of("subscribe"),
+                will: c.denied.of("will"),
+            },
         }
     }
 

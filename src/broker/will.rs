@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::events::Who;
 use super::limits::Limit;
 use super::{Shared, events, unix_millis};
 use crate::auth::explain::{Request, Verb};
@@ -58,7 +59,8 @@ pub fn publish(shared: &Shared, will: Will) {
             let Message { qos, retain, .. } = message;
             let request = Request { verb: Verb::Will, topic: message.topic(), qos, retain };
             let reason = || "no rule allows it now that it is sent".to_owned();
-            events::denied(shared, &origin.client_id, &principal, &request, reason);
+            let who = Who { client_id: &origin.client_id, principal: &principal, method: "none", key_id: None };
+            events::denied(shared, &who, &request, reason);
         }
         return;
     }

@@ -126,7 +126,8 @@ impl Ports {
 }
 
 impl Port {
-    fn name(&self) -> String {
+    /// What it is called in messages.
+    pub fn name(&self) -> String {
         match self {
             Self::Local(address) => format!("the admin port {address}"),
             Self::Pod { name, .. } => format!("pod {name}"),

@@ -7,6 +7,7 @@
 mod address;
 mod admin;
 mod bench;
+mod denies;
 mod endpoint;
 mod keys;
 mod lint;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::target::Where;
-use super::{bench, block_on, endpoint, exit, keys, lint, messages, now, say, session, token, up};
+use super::{bench, block_on, denies, endpoint, exit, keys, lint, messages, now, say, session, token, up};
 use crate::process::logs;
 
 const EXAMPLES: &str = "Examples:
@@ -51,6 +51,9 @@ enum Verb {
         #[command(subcommand)]
         verb: session::Verb,
     },
+    /// What no rule allowed, and whoever was not let in
+    #[command(after_help = denies::EXAMPLES)]
+    Denies(denies::Denies),
     /// Publish a message
     Publish(messages::Publish),
     /// Subscribe, and print what comes
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Verb::Token { verb: TokenVerb::Issue(flags) } => block_on(issue(flags, wanted)),
         Verb::Token { verb: TokenVerb::Inspect(flags) } => inspect(&flags),
         Verb::Session { verb } => block_on(session::run(verb, wanted)),
+        Verb::Denies(flags) => block_on(denies::run(flags, wanted)),
         Verb::Publish(flags) => block_on(messages::publish(flags, wanted)),
         Verb::Subscribe(flags) => block_on(messages::subscribe(flags, wanted)),
         Verb::Lint(flags) => lint::run(&flags),

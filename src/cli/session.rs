@@ -164,7 +164,7 @@ fn table(sessions: &[Session], wide: bool) -> anyhow::Result<()> {
 }
 
 /// A client chooses its id: what would move the cursor of a terminal is written out.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let one = |character: char| {
         if character.is_control() { character.escape_default().to_string() } else { character.to_string() }
     };

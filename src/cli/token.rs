@@ -68,7 +68,7 @@ pub struct InspectArgs {
 }
 
 /// Seconds from a text such as `90s`, `15m`, `12h`, `30d`.
-fn parse_ttl(text: &str) -> Result<u64, String> {
+pub fn parse_ttl(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a time such as 90s, 15m, 12h or 30d");
     let unit = match text.chars().last() {
         Some('s') => 1,

@@ -29,6 +29,8 @@ pub struct Broker {
     /// Messages dropped by a limit, and what no rule allowed (publications, subscriptions, wills), since the start.
     pub messages_dropped: u64,
     pub messages_denied: u64,
+    /// The number of the newest deny; a reader of denies needs to ask only when it is another.
+    pub last_deny: u64,
 }
 
 /// A listener for clients.
@@ -143,7 +145,7 @@ pub struct Retained {
     pub expires: Option<Timestamp>,
 }
 
-/// Something that a client asked for and that no rule allows.
+/// Something that a client asked for and did not get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deny {
@@ -151,12 +153,38 @@ pub struct Deny {
     pub number: u64,
     pub time: Timestamp,
     pub client_id: String,
-    pub principal: String,
-    /// `publish`, `subscribe` or `will`.
+    /// Absent where the client did not show who it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// What it was accepted with, or has tried: `jwt`, `password`, `bridge` or `none`.
+    pub method: String,
+    /// The key that its token was verified with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Where a client comes from that was not let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// `connect`, `publish`, `subscribe`, `will` or `reauthenticate`.
     pub action: String,
-    /// The topic or filter; of a very long one the beginning.
+    /// The topic or filter, if the action has one; of a very long one the beginning.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub topic: String,
     pub why: String,
+    /// How often the same was denied again in the ten seconds after, which is not listed.
+    #[serde(default)]
+    pub repeats: u64,
+}
+
+/// A part of the list of denies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denies {
+    pub items: Vec<Deny>,
+    /// Where the next part begins, if there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The number of the last deny that was looked at: who follows goes on after it.
+    pub last: u64,
 }
 
 /// A key that tokens are verified with.

@@ -34,9 +34,10 @@ impl IssuerSecrets {
         let jwks = self.jwks.as_ref().map(|(name, key)| {
             (format!("{}.jwksSecretRef", self.field), name.as_str(), key.as_str(), format!("{}.json", self.stem))
         });
-        let ca = self.ca.as_ref().map(|name| {
-            (format!("{}.caSecretRef", self.field), name.as_str(), "ca.crt", format!("{}.crt", self.stem))
-        });
+        let ca = self
+            .ca
+            .as_ref()
+            .map(|name| (format!("{}.caSecretRef", self.field), name.as_str(), "ca.crt", format!("{}.crt", self.stem)));
         jwks.into_iter().chain(ca)
     }
 }

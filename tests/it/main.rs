@@ -23,6 +23,7 @@ mod limits;
 mod manifests;
 mod mqtt;
 mod mqttctl;
+mod observe;
 mod properties;
 mod reconcile;
 mod sessions;
