@@ -114,6 +114,9 @@ impl Gate {
     }
 }
 
+/// Histograms by one label.
+type Times = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
 /// Since the start of the broker.
 #[derive(Debug)]
 pub struct Counters {
@@ -151,7 +154,7 @@ pub struct Counters {
     /// CONNECTs by method, result and reason.
     pub authenticated: Matrix<3>,
     /// Seconds that it took to find out who a client is, by method.
-    pub authentication: Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>,
+    pub authentication: Times,
     /// AUTHs with a new token, by result.
     pub reauthenticated: Tally,
     /// Connections that ended with their token.

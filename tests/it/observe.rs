@@ -99,8 +99,9 @@ async fn whoever_is_not_let_in_is_among_the_denies_and_the_figures_with_the_reas
 async fn a_deny_says_with_which_key_and_what_is_repeated_is_counted() {
     let broker = Broker::start();
     let token = issue(&signing_key(), &claims());
-    let (client, _incoming, _) =
-        client::connect(&with_password(&broker.address(), "dev1", "dev1", token.as_bytes())).await.unwrap();
+    let mut options = with_password(&broker.address(), "dev1", "dev1", token.as_bytes());
+    options.version = Version::V5;
+    let (client, _incoming, _) = client::connect(&options).await.unwrap();
     for _ in 0..20 {
         client.publish(&Message::new("elsewhere", "x", QoS::AtLeastOnce)).await.unwrap();
     }
@@ -156,7 +157,9 @@ async fn labels_stay_few_however_many_clients_and_topics_there_are() {
         }
         let text = metrics(&broker).await;
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
-        series.map(|(series, _)| series.to_owned()).collect::<BTreeSet<_>>()
+        // When lines are left out, which happens in time, one of the kinds of lines appears.
+        let all = series.map(|(series, _)| series.to_owned()).filter(|it| !it.starts_with("mqtt_log_lines"));
+        all.collect::<BTreeSet<_>>()
     };
     let (few, many) = (come(0).await, come(40).await);
     assert_eq!(few, many);
