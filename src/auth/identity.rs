@@ -151,6 +151,16 @@ impl Identity {
         Self { principal, expires_at: None, credential }
     }
 
+    /// A client that has presented nothing.
+    pub fn anonymous() -> Self {
+        Self::new(Principal::Anonymous, Credential::Nothing)
+    }
+
+    /// A user, whose password was not asked: for telling what it may do, not for letting it in.
+    pub fn of_user(name: &str) -> Self {
+        Self::new(Principal::User(name.to_owned()), Credential::Password("".into()))
+    }
+
     /// Whether the client id is this client's by name: its user name, its subject, or in its token's `client_id`. When
     /// two principals want one client id, the one that it belongs to wins.
     pub fn owns_client_id(&self, client_id: &str) -> bool {

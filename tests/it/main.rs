@@ -21,6 +21,7 @@ mod isolation;
 mod lab;
 mod limits;
 mod manifests;
+mod model;
 mod mqtt;
 mod mqttctl;
 mod observe;
