@@ -219,7 +219,7 @@ mod tests {
             ),
             (
                 "  auth:\n    users:\n    - {name: a, acl: []}\n",
-                "line 8: spec.auth.users[0]: exactly one of passwordSecretRef and generate: true is needed",
+                "line 8: spec.auth.users[0]: exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
             ),
             (
                 "  auth:\n    users:\n    - {name: a, acl: null, generate: true}\n",

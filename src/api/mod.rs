@@ -15,8 +15,9 @@ mod tree;
 pub use issuer::{Issuer, IssuerAlgorithm, JwksSecret, Mapping, Profile, ServiceAccounts};
 pub use limits::{Limits, QueueFull, Rate};
 pub use mqtt_broker::{
-    Algorithm, Anonymous, Auth, ClientCa, Duration, Elasticsearch, Group, Jwt, Listener, ListenerTls, MqttBroker,
-    MqttBrokerSpec, Protocol, Quantity, SecretKey, SecretName, Service, ServiceType, Telemetry, TrafficPolicy, User,
+    Algorithm, Anonymous, Auth, ClientCa, Duration, Elasticsearch, Group, Guard, Jwt, Listener, ListenerTls,
+    MqttBroker, MqttBrokerSpec, Protocol, Quantity, SecretKey, SecretName, Service, ServiceType, Telemetry,
+    TrafficPolicy, User,
 };
 pub use pod::Pod;
 pub use status::{Condition, ConditionStatus, Endpoint, KeyState, MqttBrokerStatus};

@@ -319,6 +319,27 @@ pub struct Auth {
     /// What a client without any credentials may do; absent means that it may not connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anonymous: Option<Anonymous>,
+    /// What is done about wrong passwords.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
+}
+
+/// What is done about wrong passwords.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guard {
+    /// Wrong passwords for one user from one network (IPv4 /24, IPv6 /56) before that user is banned there; a network in
+    /// which ten times as many are tried is banned as a whole. Default `10/1m`; 0 switches the guard off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Rate>,
+    /// How long a ban lasts; default `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ban: Option<Duration>,
+    /// Whether the broker sees the addresses of clients. Absent, that is worked out from `spec.service` and
+    /// `proxyProtocol`: behind a load balancer all clients may have one address, and then nobody is banned, because the
+    /// ban would hit everybody. Set it to true where the network of the cluster is known to keep addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses_are_of_clients: Option<bool>,
 }
 
 /// What is asked of a token.
@@ -368,8 +389,10 @@ pub enum Algorithm {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.passwordSecretRef) != (has(self.generate) && self.generate)")
-        .message("exactly one of passwordSecretRef and generate: true is needed"),
+    validation = Rule::new(
+        "[has(self.passwordSecretRef), has(self.passwordHashSecretRef), has(self.generate) && self.generate]\
+         .exists_one(it, it)"
+    ).message("exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed"),
     validation = Rule::new("has(self.acl) || has(self.groups)")
         .message("acl or groups is needed; an empty list means that the user may connect and nothing else"),
     validation = Rule::new("!self.name.startsWith('system:')").message("names that begin with 'system:' are reserved"),
@@ -378,9 +401,13 @@ pub struct User {
     /// The user name in CONNECT.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[^\x00-\x1f\x7f]+$"))]
     pub name: String,
-    /// Where the password is, in the namespace of this object.
+    /// Where the password is, in clear text, in the namespace of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKey>,
+    /// Where the hash of the password is, in the namespace of this object: argon2id, bcrypt ($2a$, $2b$, $2y$), or as
+    /// Mosquitto writes it ($7$, $6$). It serves as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_hash_secret_ref: Option<SecretKey>,
     /// The operator makes a password and publishes it in a Secret, see `status.users`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generate: Option<bool>,

@@ -18,7 +18,7 @@ use super::memory::Memory;
 use super::password::{self, HashError, Nobody, PasswordCheck};
 use super::revocations::{Facts, Revocations, Revoked};
 use super::rule::Rule;
-use super::settings::{Jwt, Settings};
+use super::settings::{Guard, Jwt, Settings};
 use super::template::Values;
 use super::token::{self, Parts, TokenError, Verified};
 use super::why::Why;
@@ -70,6 +70,7 @@ pub struct Policy {
     /// Users whose hash cannot be used, and why: they have no password.
     unusable: Vec<(String, HashError)>,
     nobody: Arc<Nobody>,
+    guard: Guard,
 }
 
 struct User {
@@ -190,6 +191,7 @@ impl Policy {
             anonymous: anonymous.map(|anonymous| compile("anonymous.acl", &anonymous.acl)).transpose()?,
             bridge: sources.bridge,
             nobody: Arc::new(nobody),
+            guard: settings.guard.clone(),
             unusable,
         })
     }
@@ -220,6 +222,11 @@ impl Policy {
             self.users.iter().filter(|(_, user)| user.hash.is_some()).map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// What is done about wrong passwords.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// The users that have no password because their hash cannot be used, and why not.

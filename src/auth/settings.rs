@@ -28,6 +28,9 @@ pub struct Settings {
     /// Absent means nobody without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anonymous: Option<Anonymous>,
+    /// What is done about wrong passwords.
+    #[serde(default)]
+    pub guard: Guard,
 }
 
 /// What is asked of a token of this broker's own issuer.
@@ -136,4 +139,36 @@ pub struct Group {
 #[serde(rename_all = "camelCase")]
 pub struct Anonymous {
     pub acl: Vec<Rule>,
+}
+
+/// What is done about wrong passwords.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Guard {
+    /// Wrong passwords for one user from one network, within so many seconds, that bring no ban yet; 0 is no guard.
+    pub failures: u32,
+    pub within: u32,
+    /// Seconds of a ban.
+    pub ban: u32,
+    /// Whether clients come with an address that is not their own, because a load balancer puts its own in its place.
+    /// Then nobody is banned for what others do behind the same address.
+    pub addresses_hidden: bool,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { failures: 10, within: 60, ban: 300, addresses_hidden: false }
+    }
+}
+
+impl Guard {
+    /// Whether nothing is counted.
+    pub fn is_off(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// Milliseconds of a ban.
+    pub fn ban_millis(&self) -> u64 {
+        u64::from(self.ban) * 1000
+    }
 }

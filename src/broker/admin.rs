@@ -24,6 +24,7 @@ use super::events;
 use super::limiter::Kind;
 use super::limits::LimitMetrics;
 use super::metrics;
+use super::passwords::BanMetrics;
 use super::sessions::{self, MOST, NotKicked, Which, WhichSubscriptions, timestamp};
 use super::{Error, Shared, unix_millis, with_causes};
 use crate::auth::admin::{MAX_TTL, audience};
@@ -61,6 +62,7 @@ pub(super) fn serve(
     let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
     metrics::register(admin.registry(), shared);
     admin.registry().register_collector(Box::new(LimitMetrics(shared.clone())));
+    admin.registry().register_collector(Box::new(BanMetrics(shared.clone())));
     // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
     admin.readiness().set(shared.serves());
     let (readiness, bound, stop) = (admin.readiness(), admin.address(), shutdown.clone());

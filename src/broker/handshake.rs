@@ -305,10 +305,14 @@ async fn authenticate(
     arrival: &Arrival,
 ) -> Result<Identity, Refusal> {
     let presented = presented(connect, client_id, arrival);
-    match shared.policy.load().authenticate(&presented, unix_millis() / 1000) {
+    let policy = shared.policy.load_full();
+    match policy.authenticate(&presented, unix_millis() / 1000) {
         Verdict::Accepted(identity) => Ok(identity),
         Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(refusal),
-        Verdict::CheckPassword(check) => shared.passwords.check(check, shared.now()).await,
+        Verdict::CheckPassword(check) => {
+            let address = arrival.address.ip();
+            shared.passwords.check(check, address, policy.guard(), || shared.now()).await
+        }
     }
 }
 

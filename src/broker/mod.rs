@@ -15,6 +15,7 @@ mod denies;
 mod documents;
 mod events;
 pub mod frames;
+mod guard;
 mod handshake;
 mod limiter;
 mod limits;

@@ -4,20 +4,32 @@
 //! the same at the same time share one check: a thousand devices of one user that come back after a restart cost one hash.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::auth::{Identity, PasswordCheck, Refusal, Why};
+use super::Shared;
+use super::counters::Tally;
+use super::guard::{Attempt, Banned, Guard, Scope};
+use crate::auth::{Identity, PasswordCheck, Refusal, Why, settings};
 use crate::mqtt::ReasonCode;
 
 /// Passwords that may wait to be checked, for each that is being checked.
 const WAITING_PER_CHECK: usize = 64;
 /// How long one may wait.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many may be delayed at a time because of wrong passwords before.
+const DELAYED: usize = 1024;
 /// How long a verified password is remembered, in milliseconds.
 const REMEMBERED_FOR: u64 = 5 * 60 * 1000;
 /// How many are remembered in one of two generations: when the younger is full, the older is forgotten.
@@ -38,7 +50,13 @@ pub struct Passwords {
     line: Arc<Semaphore>,
     known: Mutex<Known>,
     under_way: Mutex<HashMap<Key, Outcome>>,
-    /// Seconds of the checks that were made, waiting included.
+    guard: Mutex<Guard>,
+    /// Random per process, so that nobody finds two names that count as one.
+    names: RandomState,
+    delayed: Semaphore,
+    /// Bans since the start, by what was banned.
+    pub bans: Tally,
+    /// Seconds of the checks that were made, waiting for a core included.
     pub seconds: Histogram,
 }
 
@@ -81,24 +99,95 @@ impl Passwords {
             line: Arc::new(Semaphore::new(cores * WAITING_PER_CHECK)),
             known: Mutex::default(),
             under_way: Mutex::default(),
+            guard: Mutex::default(),
+            names: RandomState::new(),
+            delayed: Semaphore::new(DELAYED),
+            bans: Tally::default(),
             seconds,
         }
     }
 
-    /// Finds out, at `now` in milliseconds of the broker's clock, whether the password is right.
-    pub async fn check(&self, check: PasswordCheck, now: u64) -> Result<Identity, Refusal> {
+    /// Finds out, at `clock` in milliseconds, whether the password is right that came from this address.
+    pub async fn check(
+        &self,
+        check: PasswordCheck,
+        address: IpAddr,
+        settings: &settings::Guard,
+        clock: impl Fn() -> u64,
+    ) -> Result<Identity, Refusal> {
+        let network = (!settings.addresses_hidden).then(|| address.into());
+        let attempt = Attempt { user: self.names.hash_one(check.name()), network };
+        // Before anything is looked up: who is banned does not learn what is remembered.
+        if let Some(banned) = lock(&self.guard).banned(attempt, clock()).filter(|_| !settings.is_off()) {
+            return Err(refuse(&banned, attempt));
+        }
         let key = check.cache_key(&self.secret.0);
-        if lock(&self.known).has(&key, now) {
+        if !lock(&self.known).has(&key, clock()) {
+            let check = Arc::new(check);
+            // Whoever comes first checks; should its connection go away, the next one does.
+            let share = Share::join(self, key);
+            let verified = share.outcome.get_or_try_init(|| self.guarded(check.clone(), attempt, settings, &clock));
+            if !*verified.await? {
+                return check.conclude(false);
+            }
+            lock(&self.known).remember(key, clock());
+            lock(&self.guard).trust(attempt, settings, clock());
             return check.conclude(true);
         }
-        let check = Arc::new(check);
-        // Whoever comes first checks; should its connection go away, the next one does.
-        let shared = Share::join(self, key);
-        let verified = *shared.outcome.get_or_try_init(|| self.verify(check.clone())).await?;
-        if verified {
-            lock(&self.known).remember(key, now);
+        lock(&self.guard).trust(attempt, settings, clock());
+        check.conclude(true)
+    }
+
+    /// Verifies the password, later the more wrong ones there were before, and not at all when there were too many.
+    async fn guarded(
+        &self,
+        check: Arc<PasswordCheck>,
+        attempt: Attempt,
+        settings: &settings::Guard,
+        clock: &impl Fn() -> u64,
+    ) -> Result<bool, Refusal> {
+        let begun = lock(&self.guard).begin(attempt, settings, clock());
+        let wait = begun.map_err(|banned| {
+            self.count(&banned);
+            refuse(&banned, attempt)
+        })?;
+        let verified = match self.wait(wait).await {
+            Ok(()) => self.verify(check).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut guard = lock(&self.guard);
+        if let Ok(false) = verified {
+            if let Some(banned) = guard.failed(attempt, settings, clock()) {
+                self.count(&banned);
+            }
+        } else {
+            guard.give_back(attempt, settings);
         }
-        check.conclude(verified)
+        verified
+    }
+
+    fn count(&self, banned: &Banned) {
+        if banned.is_new {
+            self.bans.add(banned.scope.name());
+        }
+    }
+
+    /// Waits, if not too many wait already.
+    async fn wait(&self, milliseconds: u64) -> Result<(), Refusal> {
+        if milliseconds == 0 {
+            return Ok(());
+        }
+        let Ok(_place) = self.delayed.try_acquire() else {
+            let log = "too many passwords are delayed because of wrong ones before";
+            return Err(Refusal::new(ReasonCode::CONNECTION_RATE_EXCEEDED, 3, log).because(Why::Banned));
+        };
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        Ok(())
+    }
+
+    /// Bans in force.
+    pub fn banned(&self, now: u64) -> usize {
+        lock(&self.guard).in_force(now)
     }
 
     async fn verify(&self, check: Arc<PasswordCheck>) -> Result<bool, Refusal> {
@@ -118,6 +207,19 @@ impl Passwords {
         self.seconds.observe(since.elapsed().as_secs_f64());
         checked.map_err(|_| busy("the password check failed"))
     }
+}
+
+/// What is said to a client that is banned.
+fn refuse(banned: &Banned, attempt: Attempt) -> Refusal {
+    let seconds = banned.remaining.div_ceil(1000);
+    let what = match banned.scope {
+        Scope::User => "this user from ",
+        Scope::Network => "all users from ",
+    };
+    let network = attempt.network.map(|network| network.to_string()).unwrap_or_default();
+    let log = format!("too many wrong passwords: {what}{network} is banned for another {seconds} s");
+    let public = Some(format!("too many wrong passwords, try again in {seconds} s"));
+    Refusal { public, ..Refusal::new(ReasonCode::BANNED, 3, log).because(Why::Banned) }
 }
 
 /// A share in a check that is under way.
@@ -152,6 +254,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn busy(log: &str) -> Refusal {
     Refusal::new(ReasonCode::SERVER_BUSY, 3, log).because(Why::Busy)
+}
+
+/// Reads what was banned when `/metrics` is asked.
+#[derive(Debug)]
+pub struct BanMetrics(pub Arc<Shared>);
+
+impl Collector for BanMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let passwords = &self.0.passwords;
+        let help = "Bans after too many wrong passwords, of a user in a network or of a network";
+        let mut family = encoder.encode_descriptor("mqtt_auth_bans", help, None, MetricType::Counter)?;
+        for (scope, count) in passwords.bans.get() {
+            ConstCounter::new(count).encode(family.encode_family(&[("scope", scope)])?)?;
+        }
+        let gauge = ConstGauge::new(passwords.banned(self.0.now()) as i64);
+        let help = "Bans in force";
+        gauge.encode(encoder.encode_descriptor("mqtt_auth_banned", help, None, gauge.metric_type())?)
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +313,10 @@ mod tests {
         }
     }
 
+    async fn at(passwords: &Passwords, check: PasswordCheck, now: u64) -> Result<Identity, Refusal> {
+        passwords.check(check, [192, 0, 2, 7].into(), &settings::Guard::default(), || now).await
+    }
+
     fn passwords() -> Passwords {
         Passwords::new(Histogram::new([1.0]))
     }
@@ -209,7 +333,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_thousand_clients_of_one_user_that_come_at_once_cost_one_hash() {
         let (passwords, policy) = (passwords(), policy(quick(b"geheim")));
-        let storm = || join_all((0..1000).map(|_| passwords.check(presented(&policy, "dev", b"geheim"), 0)));
+        let storm = || join_all((0..1000).map(|_| at(&passwords, presented(&policy, "dev", b"geheim"), 0)));
         assert!(storm().await.iter().all(Result::is_ok));
         assert_eq!(made(&passwords), 1);
         assert!(storm().await.iter().all(Result::is_ok), "and when they come again");
@@ -221,7 +345,7 @@ mod tests {
     async fn what_was_verified_is_forgotten_after_five_minutes() {
         let (passwords, policy) = (passwords(), policy(quick(b"geheim")));
         for (now, expected) in [(0, 1), (REMEMBERED_FOR - 1, 1), (REMEMBERED_FOR, 2), (REMEMBERED_FOR + 1, 2)] {
-            passwords.check(presented(&policy, "dev", b"geheim"), now).await.unwrap();
+            at(&passwords, presented(&policy, "dev", b"geheim"), now).await.unwrap();
             assert_eq!(made(&passwords), expected, "{now}");
         }
     }
@@ -230,13 +354,13 @@ mod tests {
     async fn a_changed_hash_and_a_wrong_password_are_never_answered_from_memory() {
         let passwords = passwords();
         let (before, after) = (policy(quick(b"geheim")), policy(quick(b"neu")));
-        passwords.check(presented(&before, "dev", b"geheim"), 0).await.unwrap();
+        at(&passwords, presented(&before, "dev", b"geheim"), 0).await.unwrap();
         for wrong in [presented(&after, "dev", b"geheim"), presented(&before, "dev", b"Geheim")] {
-            assert_eq!(passwords.check(wrong, 0).await.unwrap_err().code, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+            assert_eq!(at(&passwords, wrong, 0).await.unwrap_err().code, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
         }
-        passwords.check(presented(&after, "dev", b"neu"), 0).await.unwrap();
+        at(&passwords, presented(&after, "dev", b"neu"), 0).await.unwrap();
         for _ in 0..2 {
-            passwords.check(presented(&after, "nobody", b"neu"), 0).await.unwrap_err();
+            at(&passwords, presented(&after, "nobody", b"neu"), 0).await.unwrap_err();
         }
         assert_eq!(made(&passwords), 6);
     }
@@ -246,10 +370,10 @@ mod tests {
         let (passwords, policy) = (passwords(), policy(quick(b"geheim")));
         let places = passwords.line.available_permits() as u32;
         let line = passwords.line.clone().acquire_many_owned(places).await.unwrap();
-        let refused = passwords.check(presented(&policy, "dev", b"geheim"), 0).await.unwrap_err();
+        let refused = at(&passwords, presented(&policy, "dev", b"geheim"), 0).await.unwrap_err();
         assert_eq!((refused.code, refused.return_code), (ReasonCode::SERVER_BUSY, 3));
         drop(line);
-        passwords.check(presented(&policy, "dev", b"geheim"), 0).await.unwrap();
+        at(&passwords, presented(&policy, "dev", b"geheim"), 0).await.unwrap();
     }
 
     #[tokio::test]
@@ -257,14 +381,50 @@ mod tests {
         let (passwords, policy) = (passwords(), policy(quick(b"geheim")));
         let all = passwords.checks.available_permits() as u32;
         let busy = passwords.checks.clone().acquire_many_owned(all).await.unwrap();
-        let mut first = Box::pin(passwords.check(presented(&policy, "dev", b"geheim"), 0));
-        let mut second = Box::pin(passwords.check(presented(&policy, "dev", b"geheim"), 0));
+        let mut first = Box::pin(at(&passwords, presented(&policy, "dev", b"geheim"), 0));
+        let mut second = Box::pin(at(&passwords, presented(&policy, "dev", b"geheim"), 0));
         assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
         drop(first);
         drop(busy);
         second.await.unwrap();
         assert_eq!(made(&passwords), 1);
         assert!(lock(&passwords.under_way).is_empty());
+    }
+
+    #[tokio::test]
+    async fn wrong_passwords_are_delayed_and_then_banned_and_a_ban_hides_what_is_remembered() {
+        let (passwords, policy) = (passwords(), policy(quick(b"geheim")));
+        let three = settings::Guard { failures: 3, ..settings::Guard::default() };
+        let try_at = async |password: &[u8], now: u64| {
+            passwords.check(presented(&policy, "dev", password), [192, 0, 2, 7].into(), &three, || now).await
+        };
+        try_at(b"geheim", 0).await.unwrap();
+        let since = Instant::now();
+        for wrong in [b"one".as_slice(), b"two", b"three"] {
+            assert_eq!(try_at(wrong, 0).await.unwrap_err().code, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+        }
+        assert!(since.elapsed() >= Duration::from_millis(100 + 800));
+        for password in [b"wrong", b"geheim".as_slice()] {
+            let refused = try_at(password, 0).await.unwrap_err();
+            assert_eq!((refused.code, refused.return_code), (ReasonCode::BANNED, 3));
+            assert_eq!(refused.public.as_deref(), Some("too many wrong passwords, try again in 300 s"));
+        }
+        assert_eq!((passwords.bans.total(), passwords.banned(0), made(&passwords)), (1, 1, 4));
+        try_at(b"geheim", 300_000).await.unwrap();
+        assert_eq!(passwords.banned(300_000), 0);
+    }
+
+    #[tokio::test]
+    async fn when_too_many_are_delayed_the_next_is_refused_at_once() {
+        let (passwords, policy) = (passwords(), policy(quick(b"geheim")));
+        let _all = passwords.delayed.acquire_many(DELAYED as u32).await.unwrap();
+        for number in 0..4 {
+            let wrong = presented(&policy, "dev", format!("wrong {number}").as_bytes());
+            let refused = at(&passwords, wrong, 0).await.unwrap_err();
+            let expected =
+                if number < 3 { ReasonCode::BAD_USER_NAME_OR_PASSWORD } else { ReasonCode::CONNECTION_RATE_EXCEEDED };
+            assert_eq!(refused.code, expected);
+        }
     }
 
     #[test]

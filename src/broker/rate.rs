@@ -29,15 +29,32 @@ impl Bucket {
         (self.full_at - now * PER_MILLISECOND).saturating_sub(capacity(rate)).div_ceil(PER_MILLISECOND)
     }
 
+    /// Puts tokens back that were taken for nothing.
+    pub fn give_back(&mut self, rate: Rate, tokens: u64) {
+        self.full_at = self.full_at.saturating_sub(cost(rate, tokens));
+    }
+
+    /// Tokens that are missing, begun ones as whole.
+    pub fn used(self, rate: Rate, now: u64) -> u64 {
+        let missing = u128::from(self.full_at.saturating_sub(now * PER_MILLISECOND));
+        let used = (missing * u128::from(rate.amount)).div_ceil(u128::from(capacity(rate).max(1)));
+        u64::try_from(used).unwrap_or(u64::MAX)
+    }
+
     /// Whether nothing is missing, so that it need not be remembered.
     pub fn is_full(self, now: u64) -> bool {
         self.full_at <= now * PER_MILLISECOND
     }
 
     fn after(self, rate: Rate, tokens: u64, now: u64) -> u64 {
-        let cost = u128::from(tokens) * u128::from(capacity(rate)) / u128::from(rate.amount.max(1));
-        self.full_at.max(now * PER_MILLISECOND).saturating_add(u64::try_from(cost).unwrap_or(u64::MAX))
+        self.full_at.max(now * PER_MILLISECOND).saturating_add(cost(rate, tokens))
     }
+}
+
+/// The time in which so many tokens come back, in nanoseconds.
+fn cost(rate: Rate, tokens: u64) -> u64 {
+    let cost = u128::from(tokens) * u128::from(capacity(rate)) / u128::from(rate.amount.max(1));
+    u64::try_from(cost).unwrap_or(u64::MAX)
 }
 
 /// The time in which an empty bucket fills, in nanoseconds.
@@ -81,6 +98,18 @@ mod tests {
         let mut bucket = Bucket::default();
         let passed = (0..300_000).filter(|now| bucket.take(rate, 1, *now)).count();
         assert!((700..=707).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn what_is_used_is_known_and_can_be_put_back() {
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.used(THREE_IN_TEN, 0), 0);
+        assert!(bucket.take(THREE_IN_TEN, 1, 0) && bucket.take(THREE_IN_TEN, 1, 0));
+        assert_eq!((bucket.used(THREE_IN_TEN, 0), bucket.used(THREE_IN_TEN, 3_334)), (2, 1));
+        bucket.give_back(THREE_IN_TEN, 1);
+        assert_eq!(bucket.used(THREE_IN_TEN, 0), 1);
+        bucket.give_back(THREE_IN_TEN, 100);
+        assert_eq!(bucket, Bucket::default());
     }
 
     #[test]

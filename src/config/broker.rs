@@ -143,7 +143,7 @@ pub struct Users {
 #[serde(rename_all = "camelCase")]
 pub struct UserHash {
     pub name: String,
-    /// A PHC string, `$argon2id$…`.
+    /// `$argon2id$…` as a PHC string, or one that was brought along: of bcrypt, or Mosquitto's.
     pub hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<HashSource>,
@@ -155,4 +155,7 @@ pub struct UserHash {
 pub struct HashSource {
     pub uid: String,
     pub resource_version: String,
+    /// The key in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }

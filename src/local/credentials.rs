@@ -9,7 +9,7 @@ use crate::api::manifest::Manifest;
 use crate::auth::password;
 use crate::config::FORMAT;
 use crate::config::broker::{UserHash, Users};
-use crate::plan::{Password, Plan, UserPlan};
+use crate::plan::{Password, Plan};
 
 /// Letters and digits of a generated password, without those that are easily taken for each other: 32, so that a random
 /// byte chooses one without bias, and none that a shell or a YAML file reads otherwise.
@@ -20,7 +20,7 @@ const PASSWORD_LENGTH: usize = 26;
 /// What users log in with.
 #[derive(Debug)]
 pub struct Credentials {
-    /// Name and password, in the order of the object.
+    /// Name and password, in the order of the object; of who brought a hash along the password is not known.
     pub passwords: Vec<(String, String)>,
     pub hashes: Vec<UserHash>,
 }
@@ -46,7 +46,16 @@ fn users(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<C
         let kept = known.get(&user.name);
         let password = match &user.password {
             Password::Generate => kept.cloned().map_or_else(random_password, Ok)?,
-            Password::FromSecret { .. } => from_secret(plan, user, index, manifest, file)?,
+            Password::FromSecret { name, key } => text(plan, index, "passwordSecretRef", (name, key), manifest, file)?,
+            Password::Hash { name, key } => {
+                let hash = text(plan, index, "passwordHashSecretRef", (name, key), manifest, file)?;
+                let hash = hash.trim_end().to_owned();
+                let wrong =
+                    |source| Error::PasswordHash { path: file.into(), secret: name.clone(), key: key.clone(), source };
+                password::check_hash(&hash).map_err(wrong)?;
+                credentials.hashes.push(UserHash { name: user.name.clone(), hash, source: None });
+                continue;
+            }
         };
         let old = hashed.iter().find(|hash| hash.name == user.name && kept == Some(&password));
         let hash = match old {
@@ -63,14 +72,21 @@ fn users(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<C
     Ok(credentials)
 }
 
-fn from_secret(plan: &Plan, user: &UserPlan, index: usize, manifest: &Manifest, file: &Path) -> Result<String, Error> {
-    let Password::FromSecret { name, key } = &user.password else { return random_password() };
+/// The value of a key of a Secret of the file, which a field of a user refers to.
+fn text(
+    plan: &Plan,
+    index: usize,
+    field: &str,
+    (name, key): (&str, &str),
+    manifest: &Manifest,
+    file: &Path,
+) -> Result<String, Error> {
     let value = manifest.secret_value(&plan.namespace, name, key);
     value.and_then(|value| String::from_utf8(value.to_vec()).ok()).ok_or_else(|| Error::Secret {
         path: file.into(),
-        field: format!("spec.auth.users[{index}].passwordSecretRef"),
-        secret: name.clone(),
-        key: key.clone(),
+        field: format!("spec.auth.users[{index}].{field}"),
+        secret: name.to_owned(),
+        key: key.to_owned(),
     })
 }
 

@@ -25,6 +25,8 @@ pub enum Error {
     Plan { path: PathBuf, source: Invalid },
     #[error("{}: {field}: there is no Secret {secret} with the key {key} in this file; add it", .path.display())]
     Secret { path: PathBuf, field: String, secret: String, key: String },
+    #[error("{}: the key {key} of Secret {secret} is {source}", .path.display())]
+    PasswordHash { path: PathBuf, secret: String, key: String, source: crate::auth::password::HashError },
     #[error("write {}", .path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("{} cannot be understood; move it away to start afresh", .path.display())]

@@ -17,7 +17,26 @@ use crate::plan::{ListenerSecrets, Password, Plan, UserPlan};
 #[derive(Debug)]
 pub struct UserPassword<'a> {
     pub user: &'a UserPlan,
-    pub password: Vec<u8>,
+    pub known: Known,
+}
+
+/// What is known of a password.
+#[derive(Debug)]
+pub enum Known {
+    Password(Vec<u8>),
+    Hash(String),
+    /// Where it should be there is nothing, or nothing of use: what the brokers have stays in force.
+    Nothing,
+}
+
+impl Known {
+    /// The password itself.
+    pub fn password(&self) -> Option<&[u8]> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Hash(_) | Self::Nothing => None,
+        }
+    }
 }
 
 /// A value of a Secret that the object refers to, and that is not there.
@@ -39,18 +58,33 @@ pub fn find<'a>(
         let looked_up = match &user.password {
             Password::Generate => {
                 let published = observed.secret(&user.secret_name).and_then(|secret| value(secret, build::PASSWORD));
-                Ok(published.filter(|password| !password.is_empty()).unwrap_or_else(|| random().into_bytes()))
+                let password = published.filter(|password| !password.is_empty());
+                Ok(Known::Password(password.unwrap_or_else(|| random().into_bytes())))
             }
-            Password::FromSecret { name, key } => referenced(observed, name, key),
+            Password::FromSecret { name, key } => {
+                referenced(observed, name, key).map(Known::Password).map_err(|message| ("passwordSecretRef", message))
+            }
+            Password::Hash { name, key } => {
+                referenced_hash(observed, name, key).map_err(|message| ("passwordHashSecretRef", message))
+            }
         };
-        match looked_up {
-            Ok(password) => found.push(UserPassword { user, password }),
-            Err(message) => {
-                missing.push(Missing { field: format!("spec.auth.users[{index}].passwordSecretRef"), message });
-            }
-        }
+        let known = looked_up.unwrap_or_else(|(field, message)| {
+            missing.push(Missing { field: format!("spec.auth.users[{index}].{field}"), message });
+            Known::Nothing
+        });
+        found.push(UserPassword { user, known });
     }
     (found, missing)
+}
+
+fn referenced_hash(observed: &Observed, name: &str, key: &str) -> Result<Known, String> {
+    let value = referenced(observed, name, key)?;
+    // A file that a person wrote ends with a line feed.
+    let hash = std::str::from_utf8(value.trim_ascii_end()).unwrap_or_default();
+    match password::check_hash(hash) {
+        Ok(()) => Ok(Known::Hash(hash.to_owned())),
+        Err(error) => Err(format!("the key {key} of Secret {name} is {error}")),
+    }
 }
 
 /// What listeners with TLS would read and is not there.
@@ -86,31 +120,44 @@ pub async fn hash(
     permits: &Semaphore,
     mut salt: impl FnMut() -> [u8; 16],
 ) -> Result<Users, Error> {
-    let before = hashes_before(observed, &plan.names.users);
+    let mut before = hashes_before(observed, &plan.names.users);
     let mut users = Vec::with_capacity(passwords.len());
-    for UserPassword { user, password } in passwords {
-        let source = match &user.password {
-            Password::FromSecret { name, .. } => observed.referenced.get(name).and_then(source),
-            Password::Generate => {
-                let published = published.iter().find(|it| it.metadata.name.as_ref() == Some(&user.secret_name));
-                published.and_then(source)
-            }
+    for UserPassword { user, known } in passwords {
+        let source = source_of(user, observed, published);
+        let old = before.remove(&user.name);
+        let hash = match known {
+            // One that is not what it was is worked out anew, one that is missing stays: who was let in is let in.
+            Known::Nothing => match old {
+                Some(old) => {
+                    users.push(old);
+                    continue;
+                }
+                None => continue,
+            },
+            Known::Hash(hash) => hash,
+            Known::Password(password) => match old.filter(|old| password::is_our_own(&old.hash)) {
+                Some(old) if old.source.is_some() && old.source == source => old.hash,
+                old => {
+                    // Never closed.
+                    let _permit = permits.acquire().await;
+                    hash_one(user, password, old.map(|old| old.hash), salt()).await?
+                }
+            },
         };
-        let known = before.get(&user.name).filter(|hash| hash.source.is_some() && hash.source == source);
-        if let Some(known) = known {
-            users.push(known.clone());
-            continue;
-        }
-        let salt = salt();
-        // Never closed.
-        let permit = permits.acquire().await;
-        let hashing = tokio::task::spawn_blocking(move || password::hash(&password, salt));
-        let hash = hashing.await.map_err(|_| Error::ShuttingDown)?;
-        drop(permit);
-        let hash = hash.map_err(|source| Error::Hash { user: user.name.clone(), source })?;
         users.push(UserHash { name: user.name.clone(), hash, source });
     }
     Ok(Users { format: FORMAT, users })
+}
+
+/// The hash of a password; the one that there is, if it is of the same password: another one would end the connections of
+/// its user.
+async fn hash_one(user: &UserPlan, password: Vec<u8>, old: Option<String>, salt: [u8; 16]) -> Result<String, Error> {
+    let hashing = tokio::task::spawn_blocking(move || match old {
+        Some(old) if password::verify(&password, &old) => Ok(old),
+        _ => password::hash(&password, salt),
+    });
+    let hash = hashing.await.map_err(|_| Error::ShuttingDown)?;
+    hash.map_err(|source| Error::Hash { user: user.name.clone(), source })
 }
 
 fn hashes_before(observed: &Observed, name: &str) -> BTreeMap<String, UserHash> {
@@ -119,6 +166,19 @@ fn hashes_before(observed: &Observed, name: &str) -> BTreeMap<String, UserHash> 
     users.into_iter().flat_map(|users| users.users).map(|hash| (hash.name.clone(), hash)).collect()
 }
 
-fn source(secret: &Secret) -> Option<HashSource> {
-    Some(HashSource { uid: secret.metadata.uid.clone()?, resource_version: secret.metadata.resource_version.clone()? })
+fn source_of(user: &UserPlan, observed: &Observed, published: &[Secret]) -> Option<HashSource> {
+    let (secret, key) = match &user.password {
+        Password::FromSecret { name, key } | Password::Hash { name, key } => {
+            (observed.referenced.get(name)?, key.as_str())
+        }
+        Password::Generate => {
+            let published = published.iter().find(|it| it.metadata.name.as_ref() == Some(&user.secret_name));
+            (published?, build::PASSWORD)
+        }
+    };
+    Some(HashSource {
+        uid: secret.metadata.uid.clone()?,
+        resource_version: secret.metadata.resource_version.clone()?,
+        key: Some(key.to_owned()),
+    })
 }

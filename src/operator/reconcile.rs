@@ -110,8 +110,12 @@ async fn apply(
     if let Some(taken) = observed.children.foreign.first() {
         return Err(Error::NameTaken(taken.clone()));
     }
-    let secrets: Vec<Secret> = found.iter().map(|it| build::user_secret(object, plan, it.user, &it.password)).collect();
-    let published = apply::apply_each(&context.client, &secrets, &observed.children.secrets).await?;
+    // Where a password is missing, what was published before stays as it is.
+    let known = found.iter().filter(|it| !matches!(it.known, passwords::Known::Nothing));
+    let secrets: Vec<Secret> = known.map(|it| build::user_secret(object, plan, it.user, it.known.password())).collect();
+    let mut published = apply::apply_each(&context.client, &secrets, &observed.children.secrets).await?;
+    let unknown = found.iter().filter(|it| matches!(it.known, passwords::Known::Nothing));
+    published.extend(unknown.filter_map(|it| observed.secret(&it.user.secret_name)).cloned());
     let hashes = passwords::hash(found, observed, &published, plan, &context.hashing, random::bytes::<16>).await?;
     let ingredients = Ingredients {
         keys,

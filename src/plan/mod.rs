@@ -3,6 +3,7 @@
 //! Used by the operator and by `up`. The addresses are those inside a pod; `up` replaces them, and the sink, and nothing
 //! else. May name `api`, `auth`, `config`, `mqtt`.
 
+mod guard;
 mod issuers;
 mod limits;
 pub mod names;
@@ -67,7 +68,7 @@ impl Plan {
     /// The names of the Secrets that the object refers to and that the operator does not make.
     pub fn referenced_secrets(&self) -> BTreeSet<&str> {
         let passwords = self.users.iter().filter_map(|user| match &user.password {
-            Password::FromSecret { name, .. } => Some(name.as_str()),
+            Password::FromSecret { name, .. } | Password::Hash { name, .. } => Some(name.as_str()),
             Password::Generate => None,
         });
         let elasticsearch = [&self.elasticsearch.credentials, &self.elasticsearch.ca];
@@ -92,7 +93,15 @@ pub struct UserPlan {
 /// Where a password comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Password {
-    FromSecret { name: String, key: String },
+    FromSecret {
+        name: String,
+        key: String,
+    },
+    /// Not the password, but its hash.
+    Hash {
+        name: String,
+        key: String,
+    },
     Generate,
 }
 
@@ -165,7 +174,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         name: name.clone(),
         listeners: listeners(&spec.listeners)?,
         admin: everywhere(BROKER_ADMIN_PORT),
-        auth: settings(&namespace, &name, &spec.auth)?,
+        auth: settings(&namespace, &name, spec)?,
         limits: limits::limits(spec)?,
         bridge: bridge
             .as_ref()
@@ -280,7 +289,8 @@ fn listener_secrets(listeners: &[api::Listener]) -> Vec<ListenerSecrets> {
         .collect()
 }
 
-fn settings(namespace: &str, name: &str, auth: &api::Auth) -> Result<settings::Settings, Invalid> {
+fn settings(namespace: &str, name: &str, spec: &MqttBrokerSpec) -> Result<settings::Settings, Invalid> {
+    let auth = &spec.auth;
     let groups: BTreeSet<&str> = auth.groups.iter().map(|group| group.name.as_str()).collect();
     rules::check("spec.auth.deny", &auth.deny)?;
     for (index, group) in auth.groups.iter().enumerate() {
@@ -325,6 +335,7 @@ fn settings(namespace: &str, name: &str, auth: &api::Auth) -> Result<settings::S
             .collect(),
         deny: auth.deny.clone(),
         anonymous: auth.anonymous.as_ref().map(|anonymous| settings::Anonymous { acl: anonymous.acl.clone() }),
+        guard: guard::guard(spec)?,
     })
 }
 
@@ -357,16 +368,33 @@ fn users(names: &Names, users: &[api::User]) -> Result<Vec<UserPlan>, Invalid> {
         if !seen.insert(&user.name) {
             return Err(Invalid::new(format!("{field}.name"), format!("{:?} is taken", user.name)));
         }
-        let password = match (&user.password_secret_ref, user.generate == Some(true)) {
-            (Some(reference), false) => {
-                Password::FromSecret { name: reference.name.clone(), key: reference.key.clone() }
-            }
-            (None, true) => Password::Generate,
-            _ => return Err(Invalid::new(field, "exactly one of passwordSecretRef and generate: true is needed")),
-        };
+        let password = password(
+            &field,
+            user.password_secret_ref.as_ref(),
+            user.password_hash_secret_ref.as_ref(),
+            user.generate == Some(true),
+        )?;
         planned.push(UserPlan { name: user.name.clone(), secret_name: names.user_secret(&user.name), password });
     }
     Ok(planned)
+}
+
+fn password(
+    field: &str,
+    clear: Option<&api::SecretKey>,
+    hash: Option<&api::SecretKey>,
+    generate: bool,
+) -> Result<Password, Invalid> {
+    let parts = |reference: &api::SecretKey| (reference.name.clone(), reference.key.clone());
+    match (clear.map(parts), hash.map(parts), generate) {
+        (Some((name, key)), None, false) => Ok(Password::FromSecret { name, key }),
+        (None, Some((name, key)), false) => Ok(Password::Hash { name, key }),
+        (None, None, true) => Ok(Password::Generate),
+        _ => {
+            let message = "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed";
+            Err(Invalid::new(field, message))
+        }
+    }
 }
 
 fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bridge::Bridge, Invalid> {

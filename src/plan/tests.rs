@@ -112,7 +112,7 @@ fn what_cannot_be_is_refused_with_the_field() {
         ("auth: {users: [{name: a, generate: true}]}", "spec.auth.users[0]: acl or groups is needed"),
         (
             "auth: {users: [{name: a, acl: []}]}",
-            "spec.auth.users[0]: exactly one of passwordSecretRef and generate: true is needed",
+            "spec.auth.users[0]: exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
         ),
         (
             "auth: {users: [{name: a, acl: [], generate: true}, {name: a, acl: [], generate: true}]}",
@@ -224,5 +224,43 @@ fn samples_parse_round_trip_and_plan() {
             }
         }
         assert_eq!(manifest.brokers.len(), 1, "{sample}");
+    }
+}
+
+#[test]
+fn the_guard_bans_only_where_addresses_are_those_of_clients() {
+    let guard = |spec: &str| plan_of(spec).unwrap().broker.auth.guard;
+    assert_eq!(guard("{service: {type: ClusterIP}}"), settings::Guard::default());
+    for (spec, hidden) in [
+        ("{}", true),
+        ("{service: {type: NodePort}}", true),
+        ("{service: {externalTrafficPolicy: Cluster}}", true),
+        ("{service: {externalTrafficPolicy: Local}}", false),
+        ("{listeners: [{name: a, protocol: mqtt, port: 1, proxyProtocol: {from: [10.0.0.0/8]}}]}", false),
+        (
+            "{listeners: [{name: a, protocol: mqtt, port: 1, proxyProtocol: {from: [10.0.0.0/8]}},
+              {name: b, protocol: mqtt, port: 2}]}",
+            true,
+        ),
+        ("{auth: {guard: {addressesAreOfClients: true}}}", false),
+        ("{service: {type: ClusterIP}, auth: {guard: {addressesAreOfClients: false}}}", true),
+    ] {
+        assert_eq!(guard(spec).addresses_hidden, hidden, "{spec}");
+    }
+}
+
+#[test]
+fn the_guard_has_its_numbers_from_the_object_and_can_be_switched_off() {
+    let guard = |spec: &str| plan_of(&format!("{{auth: {{guard: {spec}}}}}")).map(|plan| plan.broker.auth.guard);
+    let strict = guard("{failures: 3/30s, ban: 1h}").unwrap();
+    assert_eq!((strict.failures, strict.within, strict.ban), (3, 30, 3600));
+    assert!(guard("{failures: 0}").unwrap().is_off());
+    for (wrong, expected) in [
+        ("{failures: -1}", "spec.auth.guard.failures: \"-1\" is not a rate such as 100/s, 3/10s or 1Mi/s"),
+        ("{failures: 1Gi/s}", "spec.auth.guard.failures: must be at most 100000 in that time"),
+        ("{ban: 0s}", "spec.auth.guard.ban: must be between 1s and 24h"),
+        ("{ban: 25h}", "spec.auth.guard.ban: must be between 1s and 24h"),
+    ] {
+        assert_eq!(guard(wrong).unwrap_err().to_string(), expected);
     }
 }

@@ -53,13 +53,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("listeners: []", "spec.listeners in body should have at least 1 items", "must have at least 1 item"),
     (
         "auth: {users: [{name: a, acl: []}]}",
-        "exactly one of passwordSecretRef and generate: true is needed",
-        "exactly one of passwordSecretRef and generate: true is needed",
+        "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
+        "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
     ),
     (
         "auth: {users: [{name: a, acl: [], generate: true, passwordSecretRef: {name: s, key: k}}]}",
-        "exactly one of passwordSecretRef and generate: true is needed",
-        "exactly one of passwordSecretRef and generate: true is needed",
+        "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
+        "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
     ),
     ("auth: {users: [{name: a, generate: true}]}", "acl or groups is needed", "acl or groups is needed"),
     ("auth: {users: [{name: a, generate: true, acl: null}]}", "acl or groups is needed", "acl or groups is needed"),

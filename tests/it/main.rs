@@ -31,3 +31,4 @@ mod sessions;
 mod transports;
 mod tutorial;
 mod up;
+mod users;

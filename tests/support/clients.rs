@@ -61,6 +61,11 @@ pub fn mosquitto_client(name: &str) -> Command {
     Command::new(debian(name, "mosquitto-clients"))
 }
 
+/// `mosquitto_passwd`, which makes the hashes that people bring along.
+pub fn mosquitto_passwd() -> Command {
+    Command::new(debian("mosquitto_passwd", "mosquitto"))
+}
+
 /// The two majors of paho-mqtt: devices in the field use both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paho {

@@ -25,7 +25,7 @@ mod wait;
 pub use apiserver::{ApiServer, with_temp_namespace};
 pub use broker::{Broker, PASSWORD, allow, open, signing_key, unix_seconds, write_etc};
 pub use certificates::{Authority, Pair};
-pub use clients::{Mosquitto, Paho, chromium, go_program, mosquitto_client, mqttjs, node, paho};
+pub use clients::{Mosquitto, Paho, chromium, go_program, mosquitto_client, mosquitto_passwd, mqttjs, node, paho};
 pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file, run};
 pub use node::{Grant, HOST, LoadBalancer, Node};

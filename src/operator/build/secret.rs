@@ -38,20 +38,23 @@ pub fn of_broker(object: &MqttBroker, plan: &Plan, ingredients: &Ingredients<'_>
 }
 
 /// The Secret that a user's credentials are published in, in the form that Service Binding asks for.
-pub fn user(object: &MqttBroker, plan: &Plan, user: &UserPlan, password: &[u8]) -> Secret {
+pub fn user(object: &MqttBroker, plan: &Plan, user: &UserPlan, password: Option<&[u8]>) -> Secret {
     let host = format!("{}.{}.svc", plan.names.broker, plan.namespace);
     let listener = &plan.listeners()[0];
     let (port, scheme, path) = (listener.port, listener.protocol.scheme(), listener.url_path());
     let text = |value: &str| ByteString(value.as_bytes().to_vec());
-    let data = BTreeMap::from([
+    let mut data = BTreeMap::from([
         ("type".to_owned(), text("mqtt")),
         ("provider".to_owned(), text(super::MANAGER)),
         ("username".to_owned(), text(&user.name)),
-        (PASSWORD.to_owned(), ByteString(password.to_vec())),
         ("host".to_owned(), text(&host)),
         ("port".to_owned(), text(&port.to_string())),
         ("uri".to_owned(), text(&format!("{scheme}://{host}:{port}{path}"))),
     ]);
+    // Of a user who brought a hash along nobody here knows it.
+    if let Some(password) = password {
+        data.insert(PASSWORD.to_owned(), ByteString(password.to_vec()));
+    }
     Secret {
         metadata: super::metadata(object, plan, &user.secret_name),
         type_: Some("kubernetes.io/basic-auth".into()),

@@ -17,7 +17,7 @@ fn resources(spec: &str) -> Resources {
     let plan = plan(&object).unwrap();
     let keys = Keys::first(plan.algorithm, 0, || [7; 48]).unwrap();
     let hashes = Users { format: FORMAT, users: Vec::new() };
-    let user_secrets = plan.users.iter().map(|user| user_secret(&object, &plan, user, b"geheim")).collect();
+    let user_secrets = plan.users.iter().map(|user| user_secret(&object, &plan, user, Some(b"geheim"))).collect();
     let ingredients =
         Ingredients { keys: Some(&keys), hashes: &hashes, bridge_password: "b", user_secrets, image: "example/mqtt:1" };
     build(&object, &plan, ingredients)
@@ -100,7 +100,7 @@ fn certificates_are_mounted_as_directories_and_their_absence_holds_no_pod_up() {
 
 #[test]
 fn template_changes_with_the_settings_of_the_broker_and_with_nothing_else() {
-    assert_eq!(pod("{}"), pod("{service: {type: ClusterIP}}"));
+    assert_eq!(pod("{}"), pod("{service: {annotations: {a: b}}}"));
     let elsewhere = TELEMETRY.replace("http://es:9200", "http://other:9200");
     assert_eq!(pod(&format!("{{{TELEMETRY}}}")), pod(&format!("{{{elsewhere}}}")), "the bridge reads it by itself");
     assert_ne!(pod("{}"), pod("{limits: {maxInflight: 7}}"));

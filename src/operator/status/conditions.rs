@@ -58,6 +58,7 @@ pub fn all(facts: &Facts<'_>, reach: &Reach) -> Vec<Condition> {
     if facts.plan.bridge.is_some() {
         verdicts.push(("TelemetryReady", telemetry(facts)));
     }
+    verdicts.extend(client_addresses(facts).map(|verdict| ("ClientAddressesKnown", verdict)));
     verdicts.push(("Progressing", progressing(facts, &roll_out)));
     let generation = facts.object.metadata.generation;
     verdicts.into_iter().map(|(type_, verdict)| dated(type_, verdict, before, generation, facts.now)).collect()
@@ -212,6 +213,19 @@ fn keys(facts: &Facts<'_>, before: &[Condition]) -> Verdict {
         }
         None => Verdict::unknown("NotReported", format!("{} cannot be asked", pods.join(", "))),
     }
+}
+
+/// Where wrong passwords cannot be told apart by where they come from, what that means and what can be done.
+fn client_addresses(facts: &Facts<'_>) -> Option<Verdict> {
+    let guard = &facts.plan.broker.auth.guard;
+    if facts.plan.users.is_empty() || guard.is_off() || !guard.addresses_hidden {
+        return None;
+    }
+    let message = "clients may all have the address of a node, so wrong passwords are delayed and nobody is banned for \
+                   them; set spec.service.externalTrafficPolicy to Local, or proxyProtocol on each listener where the \
+                   load balancer speaks it, or spec.auth.guard.addressesAreOfClients to true if your network keeps \
+                   addresses";
+    Some(Verdict::no("BehindLoadBalancer", message))
 }
 
 /// How the sink is, by the worst of the bridges.

@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "src/bridge/template.rs",
     "src/broker/denies.rs",
     "src/broker/frames.rs",
+    "src/broker/guard.rs",
     "src/broker/limiter.rs",
     "src/broker/proxy.rs",
     "src/broker/router.rs",

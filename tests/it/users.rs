@@ -1,0 +1,3 @@
+//! Users and their passwords, over real sockets.
+
+mod passwords;
