@@ -21,7 +21,7 @@ pub struct Statement {
 }
 
 /// What of a rule does not depend on the client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kind {
     pub permission: Permission,
     /// Bit n is set if the rule is about QoS n.
@@ -31,7 +31,7 @@ pub(super) struct Kind {
 }
 
 /// A rule as it decides for one client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Decider {
     /// The first bytes of every topic that the rule is about, and which of them count: most rules need no longer look.
     head: u64,
@@ -252,10 +252,11 @@ fn head(topic: &str) -> u64 {
 }
 
 /// What a client may publish and subscribe. Cheap to clone; the same for as long as nobody asks [`super::Policy`] again.
-#[derive(Clone, Debug)]
+/// Equal ones decide alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grants(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Inner {
     /// The first rule that applies decides; none means no.
     Rules { publish: Box<[Arc<Decider>]>, subscribe: Box<[Arc<Decider>]> },

@@ -63,8 +63,10 @@ thread_local! {
 pub struct Peer {
     pub client_id: Arc<str>,
     pub version: Version,
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     pub grants: Grants,
+    /// The count of policies by which it may do that.
+    pub generation: u64,
     /// Whether refusals may carry a Reason String `[MQTT-3.1.2-29]`.
     pub problem_information: bool,
     /// Bytes of the largest packet that the client accepts.
@@ -195,7 +197,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         })
         .await;
         // What arrived together with CONNECT is here already.
-        let closing = match self.guarded(|this| this.received(&[], this.shared.now())) {
+        let closing = match self.guarded(|this| this.reconsider().and_then(|()| this.received(&[], this.shared.now())))
+        {
             Ok(()) => std::future::poll_fn(|cx| self.poll(cx)).await,
             Err(closing) => closing,
         };
@@ -234,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Answers whether there is more to do at once.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Closing> {
         let now = self.shared.now();
+        self.reconsider()?;
         self.obey_commands()?;
         self.check_timers(cx, now)?;
         self.check_hold(now);
@@ -513,6 +517,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             session: std::mem::take(&mut self.session),
             expiry: std::time::Duration::from_secs(expiry.into()),
             will: self.will.take().filter(|_| will),
+            grants: self.peer.grants.clone(),
+            generation: self.peer.generation,
             successors: std::mem::take(&mut self.successors),
         };
         self.shared.counters.add(&mut self.turn, 0);

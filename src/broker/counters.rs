@@ -126,6 +126,11 @@ pub struct Counters {
     pub connected: Count,
     /// Turns of connections that panicked.
     pub panics: Count,
+    /// Policies put into force since the start, and those that could not be.
+    pub reloads: Count,
+    pub reload_failures: Count,
+    /// Sessions that lost something because of a new policy, by cause.
+    pub revoked: Tally,
     /// Publications, by QoS.
     pub received: [Count; 3],
     pub sent: [Count; 3],
@@ -175,6 +180,9 @@ impl Default for Counters {
             most_connections: AtomicU64::default(),
             connected: Count::default(),
             panics: Count::default(),
+            reloads: Count::default(),
+            reload_failures: Count::default(),
+            revoked: Tally::default(),
             received: Default::default(),
             sent: Default::default(),
             dropped: Count::default(),

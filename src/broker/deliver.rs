@@ -11,8 +11,8 @@ use super::quota::outbox_high;
 use super::router::Subscriber;
 use super::sys::is_sys;
 use super::unix_millis;
-use crate::auth::Principal;
 use crate::auth::explain::{self, Request, Verb};
+use crate::auth::{Grants, Principal};
 use crate::mqtt::codec::delivery::Delivered;
 use crate::mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::mqtt::property::AckProperties;
@@ -136,10 +136,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         outbox.payload(&delivery.message);
     }
 
-    /// Lets everything that the client has not acknowledged be sent again, before anything new.
-    pub(super) fn resume(&mut self) {
+    /// Lets everything that the client has not acknowledged be sent again, before anything new; but for what the
+    /// credential that it came back with does not grant, where that is not what the session was found good by.
+    pub(super) fn resume(&mut self, granted: Option<&Grants>) {
         self.session.inbound.reconnect();
         self.resend = self.session.inflight.iter().map(|(id, _)| id).collect();
+        if granted.is_some_and(|granted| *granted != self.peer.grants)
+            && let Some(filter) = self.take_grants(self.peer.grants.clone())
+        {
+            let client_id = &self.peer.client_id;
+            tracing::info!(%client_id, %filter, "the session comes back without what its client may no longer have");
+        }
     }
 
     /// Sends again, with DUP, in the order of the first time `[MQTT-4.4.0-1, 4.6.0-1]`, as much as the client accepts at

@@ -338,6 +338,18 @@ pub fn reauthenticated(shared: &Shared, who: &Who<'_>, outcome: Result<(), (Why,
     }
 }
 
+/// A new policy takes something from a session, connected or away, or all of it.
+pub fn revoked(shared: &Shared, who: &Who<'_>, cause: &'static str, why: &str) {
+    shared.counters.revoked.add(cause);
+    let Who { client_id, principal, method, key_id } = *who;
+    if let Some(suppressed) = line(shared, Kind::Disconnected, client_id) {
+        tracing::warn!(
+            target: "audit", event = "revoke", client_id = &*shorten(client_id), %principal, method, key_id,
+            reason = cause, why = &*shorten_reason(why), suppressed = some(suppressed), "revoked"
+        );
+    }
+}
+
 /// A client has reached a limit and goes on without what it asked for: `what` says what became of that.
 pub fn limited(shared: &Shared, limit: Limit, client_id: &str, what: &'static str) {
     shared.counters.limited.add(limit);

@@ -27,7 +27,7 @@ use super::upgrade;
 use super::will::Will;
 use super::{Shared, unix_millis};
 use crate::auth::explain::{self, Request, Verb};
-use crate::auth::{Grants, Identity, Presented, Principal, Refusal, Verdict, Why};
+use crate::auth::{Grants, Identity, Lost, Presented, Principal, Refusal, Verdict, Why};
 use crate::config::broker::Limits;
 use crate::mqtt::packet::{ConnAck, Connect, Packet};
 use crate::mqtt::property::ConnAckProperties;
@@ -208,11 +208,13 @@ async fn admit(
     let since = std::time::Instant::now();
     let identity = authenticate(shared, connect, &client_id, arrival).await;
     shared.counters.observe_authentication(presented(connect, &client_id, arrival).kind(), since.elapsed());
-    let identity = identity?;
-    let grants = shared.policy.load().grants(&identity, &client_id);
+    let identity = Arc::new(identity?);
+    // While a password was checked the policy may have become another.
+    let generation = shared.generation();
+    let grants = shared.grants_now(&identity, &client_id).map_err(no_longer_known)?;
     let will = will(shared, connect, &identity, &grants, &client_id)?;
     let clean_start = connect.clean_start || identity.principal == Principal::Anonymous;
-    let peer = peer(shared, connect, client_id, identity, grants);
+    let peer = Peer { generation, ..peer(shared, connect, client_id, identity, grants) };
     // What CONNACK has to say cannot be left out; a client that does not accept so much cannot be served.
     if peer.maximum_packet_size < ROOM_FOR_CONNACK
         && connack(shared, connect, &peer, false).len() > peer.maximum_packet_size
@@ -248,6 +250,17 @@ fn limited(limit: Limit) -> Refusal {
     Refusal::new(limit.reason(), return_code, log).because(Why::Limit)
 }
 
+fn no_longer_known(lost: Lost) -> Refusal {
+    let why = match lost {
+        Lost::Key => Why::TokenKey,
+        Lost::Token(_) => Why::TokenRevoked,
+        Lost::User => Why::UnknownUser,
+        Lost::Password => Why::WrongPassword,
+        Lost::Anonymous | Lost::Bridge => Why::NoCredentials,
+    };
+    Refusal::new(ReasonCode::NOT_AUTHORIZED, 5, lost.to_string()).because(why)
+}
+
 fn no_session(reason: NoSession) -> Refusal {
     match reason {
         NoSession::Limited(limit) => limited(limit),
@@ -259,7 +272,7 @@ fn no_session(reason: NoSession) -> Refusal {
     }
 }
 
-fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: Identity, grants: Grants) -> Peer {
+fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: Arc<Identity>, grants: Grants) -> Peer {
     let is_v5 = connect.version == Version::V5;
     let asked_expiry = match connect.version {
         Version::V5 => connect.properties.session_expiry.unwrap_or(0),
@@ -276,6 +289,7 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: I
         version: connect.version,
         identity,
         grants,
+        generation: 0,
         problem_information: connect.properties.request_problem_information.unwrap_or(true),
         maximum_packet_size: connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size as usize),
         window: receive_maximum.min(most).into(),
@@ -320,7 +334,7 @@ async fn authenticate(
 fn will(
     shared: &Shared,
     connect: &Connect<'_>,
-    identity: &Identity,
+    identity: &Arc<Identity>,
     grants: &Grants,
     client_id: &Arc<str>,
 ) -> Result<Option<Will>, Refusal> {
@@ -340,7 +354,7 @@ fn will(
         return Err(Refusal::new(code, 5, log).because(Why::Will));
     }
     let origin = Origin { id: ulid::Ulid::generate().0, client_id: client_id.clone(), received_at: 0 };
-    Ok(Some(Will::new(asked, connect.version, &identity.principal, grants, origin)))
+    Ok(Some(Will::new(asked, connect.version, identity, origin)))
 }
 
 /// Builds the connection, its CONNACK already in the outbox.
@@ -355,6 +369,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Box<Connection<S>> {
     let now = shared.now();
     let session_present = claim.stored.is_some();
+    let granted = claim.granted;
     let keep_alive = capped_keep_alive(connect.keep_alive, shared.limits.max_keep_alive);
     let timers = Timers {
         keep_alive: u64::from(keep_alive) * 1500,
@@ -388,7 +403,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
     });
     let connack = connack(shared, connect, &connection.peer, session_present);
     connection.outbox.write(|out| out.extend_from_slice(&connack));
-    connection.resume();
+    connection.resume(granted.as_ref());
     connection
 }
 

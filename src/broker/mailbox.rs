@@ -316,6 +316,25 @@ impl Mailbox {
         }
     }
 
+    /// Takes out all that is meant of what waits. At QoS 0 it is forgotten, and counted where nobody is told of it.
+    pub fn extract(&self, mut meant: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.qos0.retain(|delivery| !meant(delivery));
+        inner.qos0_bytes = inner.qos0.iter().map(|delivery| delivery.message.size()).sum();
+        let taken = inner.queue.extract(meant);
+        inner.release_waiting();
+        taken
+    }
+
+    /// Wakes the session's task, if there is one.
+    pub fn wake(&self) {
+        let task = self.lock().task.clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
     /// A task serves the session from now on.
     pub fn attach(&self, task: &Waker) {
         self.lock().task = Some(task.clone());

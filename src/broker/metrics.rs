@@ -57,6 +57,8 @@ impl Metrics {
             ("mqtt_bytes_sent", "Bytes sent to connected clients", &c.bytes_sent),
             ("mqtt_messages_dropped", "Messages that a limit cost", &c.dropped),
             ("mqtt_messages_expired", "Messages that were not sent because their lifetime was over", &c.expired),
+            ("mqtt_policy_reloads", "Changed keys, users, rules or revocations put into force", &c.reloads),
+            ("mqtt_policy_reload_failures", "Changed documents that cannot be used", &c.reload_failures),
             ("mqtt_holds", "Times that a publisher had to wait for a subscriber", &c.holds),
             ("mqtt_token_expiry_disconnects", "Connections that ended with their token", &c.expired_tokens),
         ] {
@@ -76,6 +78,7 @@ impl Metrics {
             ("mqtt_authentications", "Clients let in, by method", "method", &c.authentications),
             ("mqtt_reauth", "New tokens of connected clients, by result", "result", &c.reauthenticated),
             ("mqtt_log_lines_suppressed", "Log lines left out, by kind", "kind", &c.suppressed),
+            ("mqtt_sessions_revoked", "Sessions that a new policy took something from, by cause", "cause", &c.revoked),
             ("mqtt_admin_refused", "Requests refused at the admin port, by reason", "reason", &c.admin_refusals),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

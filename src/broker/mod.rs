@@ -30,6 +30,7 @@ mod publish;
 mod quota;
 mod rate;
 mod reauthenticate;
+mod reconsider;
 mod registry;
 mod replay;
 mod router;
@@ -44,7 +45,7 @@ mod will;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,7 +63,7 @@ use crate::store::memory::{self, Level};
 use crate::store::{Cursor, Message, NotRetained, Room, Store};
 use admission::Admission;
 use counters::{Counters, Gate};
-use documents::{DocumentError, Documents};
+use documents::{DocumentError, Documents, Files, Standing};
 use events::{Arrival, Events};
 use limits::Limit;
 use listener::Entrance;
@@ -93,6 +94,10 @@ struct Shared {
     limits: Limits,
     admission: Arc<Admission>,
     policy: ArcSwap<Policy>,
+    /// How many policies there were; see [`Shared::generation`].
+    generation: AtomicU64,
+    /// What the policy was made from.
+    documents: Mutex<Standing>,
     router: Router,
     registry: Registry,
     store: Store,
@@ -146,6 +151,8 @@ impl Shared {
 
     fn report(&self) -> report::Broker {
         let policy = self.policy.load();
+        let Standing { digest, problem, restart } =
+            self.documents.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let c = &self.counters;
         report::Broker {
             format: crate::config::FORMAT,
@@ -153,6 +160,9 @@ impl Shared {
             keys: policy.key_ids(),
             users: policy.user_names(),
             unusable_hashes: policy.unusable_hashes().iter().map(|(name, why)| format!("{name}: {why}")).collect(),
+            documents: digest,
+            problem,
+            restart,
             listeners: self.entrances.iter().map(|entrance| entrance.report()).collect(),
             connections: c.connections.load(Ordering::Relaxed),
             sessions: self.registry.len() as u64,
@@ -223,9 +233,11 @@ pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
     Ok(())
 }
 
-/// Binds all listeners and serves, on the runtime of the caller. Keys and password hashes are read below `etc` now, and again whenever they change.
+/// Binds all listeners and serves, on the runtime of the caller. Keys, password hashes and revocations are read below
+/// `etc` now, and again whenever they change; so is then the `auth` of `broker.json`.
 pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
-    let policy = documents::policy(&config, &etc)?;
+    let files = Files::read(&etc);
+    let policy = files.policy(&config.auth, config.bridge.as_ref(), &etc)?;
     let entrances: Vec<_> = config.listeners.iter().map(|it| Arc::new(Entrance::of(it, &etc))).collect();
     for entrance in &entrances {
         documents::look_at_certificates(entrance);
@@ -238,6 +250,8 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         admission: Admission::new(&limits),
         limits,
         policy: ArcSwap::from_pointee(policy),
+        generation: AtomicU64::new(0),
+        documents: Mutex::new(Standing { digest: files.digest(), ..Standing::default() }),
         router: Router::default(),
         registry: Registry::default(),
         store: Store::default(),
@@ -266,7 +280,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
     let (admin, readiness) = admin::serve(admin, &shared, documents.clone(), &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
     tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
-    tasks.spawn(documents::watch(documents, shared.clone(), readiness, shutdown.clone()));
+    tasks.spawn(documents::watch(documents, files, shared.clone(), readiness, shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }
 

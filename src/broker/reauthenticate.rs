@@ -1,14 +1,15 @@
 //! AUTH: a client that came with a token brings a new one, and stays connected.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection};
 use super::events::{self, Who};
 use super::unix_millis;
-use crate::auth::{Identity, Presented, Refusal, Verdict, Why};
+use crate::auth::{Grants, Identity, Presented, Refusal, Verdict, Why};
 use crate::mqtt::packet::{Auth, Packet};
 use crate::mqtt::property::AuthProperties;
-use crate::mqtt::topic::Filter;
 use crate::mqtt::{ReasonCode, Violation};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -28,6 +29,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             client_id: &self.peer.client_id,
             ..Presented::default()
         };
+        let generation = self.shared.generation();
         let policy = self.shared.policy.load();
         let refuse = |refusal: Refusal| {
             let who = Who::of(&self.peer.client_id, &self.peer.identity);
@@ -36,9 +38,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         match policy.authenticate(&presented, unix_millis() / 1000) {
             Verdict::Accepted(identity) if identity.principal == self.peer.identity.principal => {
-                self.peer.grants = policy.grants(&identity, &self.peer.client_id);
+                let grants = policy.grants(&identity, &self.peer.client_id);
                 drop(policy);
-                self.take_identity(identity, now);
+                self.peer.generation = generation;
+                self.take_identity(identity, grants, now);
             }
             Verdict::Accepted(_) => {
                 let log = "re-authentication may not change the identity";
@@ -54,20 +57,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// A new deadline and new rules, which hold for subscriptions that were granted before, too.
-    fn take_identity(&mut self, identity: Identity, now: u64) {
+    /// A new deadline and new rules, which hold for subscriptions that were granted before, for what waits, and for the
+    /// will.
+    fn take_identity(&mut self, identity: Identity, grants: Grants, now: u64) {
         self.timers.token_expires = identity.expires_at.map(|at| now + (at * 1000).saturating_sub(unix_millis()));
+        let identity = Arc::new(identity);
+        self.shared.registry.identify(&self.peer.client_id, self.mailbox.session, &identity);
+        if let Some(will) = &mut self.will {
+            will.identity = identity.clone();
+        }
         self.peer.identity = identity;
-        self.publisher.forget_permissions();
-        let (grants, router, session) = (&self.peer.grants, &self.shared.router, self.mailbox.session);
-        self.session.subscriptions.retain(|text, subscription| {
-            let Ok(filter) = Filter::parse(text) else { return false };
-            let granted = grants.may_subscribe(filter.filter, filter.share, subscription.options.qos);
-            if !granted {
-                router.unsubscribe(&filter, session);
-            }
-            granted
-        });
+        if let Some(filter) = self.take_grants(grants) {
+            let client_id = &self.peer.client_id;
+            tracing::info!(%client_id, %filter, "the new token does not grant this subscription, and others perhaps");
+        }
         let who = Who::of(&self.peer.client_id, &self.peer.identity);
         events::reauthenticated(&self.shared, &who, Ok(()));
     }

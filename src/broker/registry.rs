@@ -17,7 +17,7 @@ use super::limits::Limit;
 use super::mailbox::{Command, Mailbox};
 use super::will::Will;
 use super::{Shared, unix_millis, will};
-use crate::auth::{Identity, Principal};
+use crate::auth::{Grants, Identity, Principal};
 use crate::config::broker::QueueFull;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{QoS, ReasonCode, Version};
@@ -39,7 +39,10 @@ pub struct Registry {
 #[derive(Debug)]
 pub struct Entry {
     pub mailbox: Arc<Mailbox>,
-    pub principal: Principal,
+    /// Who it belongs to, by the credential that was accepted last.
+    pub identity: Arc<Identity>,
+    /// What its subscriptions and what waits for it was found good by, while the client is away.
+    pub grants: Grants,
     pub online: bool,
     pub about: About,
     /// The will that waits for its delay, while the client is away.
@@ -66,6 +69,8 @@ pub struct Claim {
     pub mailbox: Arc<Mailbox>,
     /// What was kept of the session, if it existed.
     pub stored: Option<StoredSession>,
+    /// What that was found good by.
+    pub granted: Option<Grants>,
 }
 
 /// Why a connection gets no session.
@@ -86,6 +91,9 @@ pub struct Leaving {
     /// How long the session lives on; zero ends it.
     pub expiry: Duration,
     pub will: Option<Will>,
+    /// What the session was found good by, and the count of policies then.
+    pub grants: Grants,
+    pub generation: u64,
     /// Connections that wait for the session.
     pub successors: Vec<oneshot::Sender<()>>,
 }
@@ -105,6 +113,26 @@ impl Registry {
         let clients = self.lock();
         let online = clients.values().filter(|entry| entry.online).count();
         (online, clients.values().map(|entry| entry.mailbox.clone()).collect())
+    }
+
+    /// The mailboxes of connected clients, and the sessions of those that are away.
+    pub fn divided(&self) -> (Vec<Arc<Mailbox>>, Vec<(Arc<str>, u64)>) {
+        let (mut online, mut away) = (Vec::new(), Vec::new());
+        for (client_id, entry) in &*self.lock() {
+            if entry.online {
+                online.push(entry.mailbox.clone());
+            } else {
+                away.push((client_id.clone(), entry.mailbox.session));
+            }
+        }
+        (online, away)
+    }
+
+    /// The client of a session has shown another credential.
+    pub fn identify(&self, client_id: &str, session: u64, identity: &Arc<Identity>) {
+        if let Some(entry) = self.lock().get_mut(client_id).filter(|entry| entry.mailbox.session == session) {
+            entry.identity = identity.clone();
+        }
     }
 
     /// Tells every connection to end, and lets no other in.
@@ -133,7 +161,7 @@ impl Shared {
     pub async fn claim(
         self: &Arc<Self>,
         client_id: &Arc<str>,
-        identity: &Identity,
+        identity: &Arc<Identity>,
         clean_start: bool,
         about: &About,
     ) -> Result<Claim, NoSession> {
@@ -171,7 +199,7 @@ impl Shared {
     fn try_claim(
         &self,
         client_id: &Arc<str>,
-        identity: &Identity,
+        identity: &Arc<Identity>,
         clean_start: bool,
         about: &About,
     ) -> Result<Step, NoSession> {
@@ -189,14 +217,20 @@ impl Shared {
             let session = self.registry.last_session.fetch_add(1, Ordering::Relaxed) + 1;
             let mailbox = Arc::new(Mailbox::new(session, self.queue_limits(&identity.principal)));
             mailbox.connect(self.now());
-            let principal = identity.principal.clone();
-            let about = about.clone();
-            let entry = Entry { mailbox: mailbox.clone(), principal, online: true, about, will: None, timer: None };
+            let entry = Entry {
+                mailbox: mailbox.clone(),
+                identity: identity.clone(),
+                grants: Grants::deny_all(),
+                online: true,
+                about: about.clone(),
+                will: None,
+                timer: None,
+            };
             clients.insert(client_id.clone(), entry);
-            return Ok(Step::Claimed(Claim { mailbox, stored: None }));
+            return Ok(Step::Claimed(Claim { mailbox, stored: None, granted: None }));
         };
-        let same = entry.principal == identity.principal;
-        if !same && !may_displace(identity, &entry.principal, client_id) {
+        let same = entry.identity.principal == identity.principal;
+        if !same && !may_displace(identity, &entry.identity, client_id) {
             return Err(NoSession::NotTheOwner);
         }
         if entry.online {
@@ -215,9 +249,11 @@ impl Shared {
         entry.will = None;
         entry.online = true;
         entry.about = about.clone();
+        entry.identity = identity.clone();
         entry.mailbox.connect(self.now());
+        let granted = Some(entry.grants.clone());
         let mut sessions = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Step::Claimed(Claim { mailbox: entry.mailbox.clone(), stored: sessions.take(client_id) }))
+        Ok(Step::Claimed(Claim { mailbox: entry.mailbox.clone(), stored: sessions.take(client_id), granted }))
     }
 
     fn queue_limits(&self, principal: &Principal) -> Limits {
@@ -234,7 +270,7 @@ impl Shared {
 
     /// Takes a session back from a connection that ends: keeps it until it expires, or ends it.
     pub fn release(self: &Arc<Self>, client_id: &Arc<str>, mailbox: &Arc<Mailbox>, leaving: Leaving) {
-        let Leaving { session, expiry, will, successors } = leaving;
+        let Leaving { session, expiry, will, grants, generation, successors } = leaving;
         // A will without a delay is due now, also where a successor goes on with the session.
         let (due, waiting) = match will {
             Some(will) if will.delay.is_zero() => (Some(will), None),
@@ -266,11 +302,17 @@ impl Shared {
             entry.about.expiry = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
             let delay = waiting.as_ref().map(|will| will.delay.min(expiry));
             entry.will = waiting;
+            entry.grants = grants;
             let task = tokio::spawn(away(self.clone(), client_id.clone(), mailbox.session, delay, expiry));
             entry.timer = Some(task.abort_handle());
             drop(clients);
             if let Some(will) = due {
                 will::publish(self, will);
+            }
+            if generation != self.generation() {
+                // Who went through the sessions for the new policy saw this one connected, and left it to its task.
+                let (shared, client_id, session) = (self.clone(), client_id.clone(), mailbox.session);
+                tokio::task::spawn_blocking(move || shared.reconsider_away(&client_id, session));
             }
         }
         let unread = commands.into_iter().filter_map(|command| match command {
@@ -336,11 +378,12 @@ impl Shared {
 }
 
 /// Between two authenticated principals the one that the client id names wins; an anonymous client always gives way.
-fn may_displace(newcomer: &Identity, owner: &Principal, client_id: &str) -> bool {
-    match (&newcomer.principal, owner) {
+fn may_displace(newcomer: &Identity, owner: &Identity, client_id: &str) -> bool {
+    match (&newcomer.principal, &owner.principal) {
         (Principal::Anonymous, _) => false,
         (_, Principal::Anonymous) => true,
-        _ => newcomer.owns_client_id(client_id),
+        // Where both have the name, the one that is there stays: they would else take the session from each other for ever.
+        _ => newcomer.owns_client_id(client_id) && !owner.owns_client_id(client_id),
     }
 }
 

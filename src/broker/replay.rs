@@ -49,6 +49,14 @@ impl Replay {
         }
     }
 
+    /// Keeps only what may be delivered, and looks only for what is meant by a filter that is kept.
+    pub fn retain(&mut self, mut delivery: impl FnMut(&Delivery) -> bool, mut filter: impl FnMut(&str) -> bool) {
+        if let Some(pending) = &mut self.0 {
+            pending.found.retain(&mut delivery);
+            pending.searches.retain(|search| filter(&search.filter));
+        }
+    }
+
     /// Looks for the next portion, unless there is one.
     pub fn search(&mut self, shared: &Shared) {
         let Some(pending) = &mut self.0 else { return };

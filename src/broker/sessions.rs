@@ -68,7 +68,7 @@ impl Which {
             && is(&self.listener, &entry.about.gate.name)
             && is(&self.version, entry.about.version.number())
             && self.address.is_none_or(|address| entry.about.address.ip().to_canonical() == address.to_canonical())
-            && self.user.as_ref().is_none_or(|user| is_user(user, &entry.principal))
+            && self.user.as_ref().is_none_or(|user| is_user(user, &entry.identity.principal))
     }
 }
 
@@ -141,7 +141,7 @@ fn see(shared: &Shared, which: &Which, limit: usize) -> (Vec<Seen>, bool) {
     }
     let seen = |(client_id, entry): (&Arc<str>, &Entry)| Seen {
         client_id: client_id.clone(),
-        principal: entry.principal.clone(),
+        principal: entry.identity.principal.clone(),
         online: entry.online,
         about: entry.about.clone(),
         mailbox: entry.mailbox.clone(),
@@ -318,7 +318,7 @@ pub async fn drain(shared: &Shared, rate: u32) -> ! {
     loop {
         let online: Vec<Arc<Mailbox>> = {
             let clients = shared.registry.lock();
-            let online = clients.values().filter(|entry| entry.online && entry.principal != Principal::Bridge);
+            let online = clients.values().filter(|entry| entry.online && entry.identity.principal != Principal::Bridge);
             online.map(|entry| entry.mailbox.clone()).filter(|mailbox| !told.contains(&mailbox.session)).collect()
         };
         for some in online.chunks(per_tick) {

@@ -37,7 +37,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.timers.armed = None;
         if self.timers.token_expires.is_some_and(|at| now >= at) {
-            return Err(Closing::because(ReasonCode::MAXIMUM_CONNECT_TIME, "the token has expired"));
+            return Err(Closing::because(ReasonCode::MAXIMUM_CONNECT_TIME, "token expired"));
         }
         // A client that is not read cannot be heard.
         if self.is_paused() || self.is_paced() {

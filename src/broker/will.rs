@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::events::Who;
+use super::events::{self, Who};
 use super::limits::Limit;
-use super::{Shared, events, unix_millis};
+use super::{Shared, unix_millis};
 use crate::auth::explain::{Request, Verb};
-use crate::auth::{Grants, Principal};
+use crate::auth::{Grants, Identity};
 use crate::mqtt::Version;
 use crate::mqtt::packet::{Publish, Will as Asked};
 use crate::mqtt::property::PublishProperties;
 use crate::store::{Message, Origin};
 
-/// A will with the permissions of its client.
+/// A will, and whose it is.
 #[derive(Debug)]
 pub struct Will {
     message: Message,
@@ -21,13 +21,13 @@ pub struct Will {
     expiry: Option<u32>,
     /// Between the loss of the connection and the publication.
     pub delay: Duration,
-    grants: Grants,
-    principal: Principal,
+    /// With whose permissions it is published, as they are then.
+    pub identity: Arc<Identity>,
 }
 
 impl Will {
     /// Copies the will out of CONNECT. `origin` tells where it will come from; its time is set when it is sent.
-    pub fn new(asked: &Asked<'_>, version: Version, principal: &Principal, grants: &Grants, origin: Origin) -> Self {
+    pub fn new(asked: &Asked<'_>, version: Version, identity: &Arc<Identity>, origin: Origin) -> Self {
         let expiry = asked.properties.publish.message_expiry;
         let properties = PublishProperties { message_expiry: None, ..asked.properties.publish.clone() };
         let publish = Publish {
@@ -41,27 +41,27 @@ impl Will {
         };
         let message = Message::new(&publish, asked.topic, 0, Some(Box::new(origin)));
         let delay = if version == Version::V5 { asked.properties.delay.unwrap_or(0) } else { 0 };
-        Self {
-            message,
-            expiry,
-            delay: Duration::from_secs(delay.into()),
-            grants: grants.clone(),
-            principal: principal.clone(),
-        }
+        Self { message, expiry, delay: Duration::from_secs(delay.into()), identity: identity.clone() }
+    }
+
+    /// Its topic, if these rules do not let it be published.
+    pub fn refused_by(&self, grants: &Grants) -> Option<&str> {
+        let Message { qos, retain, .. } = self.message;
+        let topic = self.message.topic();
+        (!grants.may_publish(topic, qos, retain)).then_some(topic)
     }
 }
 
-/// Publishes a will, if its client may still publish there.
+/// Publishes a will, if its client may publish there by the rules as they are now.
 pub fn publish(shared: &Shared, will: Will) {
-    let Will { mut message, expiry, grants, principal, .. } = will;
+    let Will { mut message, expiry, identity, .. } = will;
+    let client_id = message.origin.as_ref().map_or_else(|| "".into(), |origin| origin.client_id.clone());
+    let grants = shared.grants_now(&identity, &client_id).unwrap_or_else(|_| Grants::deny_all());
     if !grants.may_publish(message.topic(), message.qos, message.retain) {
-        if let Some(origin) = &message.origin {
-            let Message { qos, retain, .. } = message;
-            let request = Request { verb: Verb::Will, topic: message.topic(), qos, retain };
-            let reason = || "no rule allows it now that it is sent".to_owned();
-            let who = Who { client_id: &origin.client_id, principal: &principal, method: "none", key_id: None };
-            events::denied(shared, &who, &request, reason);
-        }
+        let Message { qos, retain, .. } = message;
+        let request = Request { verb: Verb::Will, topic: message.topic(), qos, retain };
+        let reason = || "no rule allows it now that it is sent".to_owned();
+        events::denied(shared, &Who::of(&client_id, &identity), &request, reason);
         return;
     }
     let now = unix_millis();
@@ -70,10 +70,7 @@ pub fn publish(shared: &Shared, will: Will) {
         origin.received_at = now;
     }
     let message = Arc::new(message);
-    let limited = |limit, what| {
-        let client_id = message.origin.as_ref().map_or("", |origin| &*origin.client_id);
-        events::limited(shared, limit, client_id, what);
-    };
+    let limited = |limit, what| events::limited(shared, limit, &client_id, what);
     let routes = shared.router.routes(message.topic());
     if routes.refuses(&message, 0) {
         return limited(Limit::QueueFull, "will not sent");

@@ -5,6 +5,7 @@
 
 pub mod bridge;
 pub mod broker;
+pub mod digest;
 pub mod files;
 pub mod limits;
 pub mod report;

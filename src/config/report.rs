@@ -19,6 +19,13 @@ pub struct Broker {
     /// The users that cannot log in because their hash cannot be used, as `name: why`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unusable_hashes: Vec<String>,
+    /// The hash of the documents in force; see [`super::digest`].
+    pub documents: String,
+    /// Why newer documents are not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Newer documents ask for something that takes a restart.
+    pub restart: bool,
     /// In the order of the configuration.
     pub listeners: Vec<Listener>,
     pub connections: u64,

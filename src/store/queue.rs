@@ -123,6 +123,21 @@ impl Queue {
         Some(delivery)
     }
 
+    /// Takes out all those that are meant, in their order.
+    pub fn extract(&mut self, mut meant: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        // Nothing is moved while nothing is meant, which is the usual case.
+        self.waiting.retain(|delivery| {
+            let stays = !meant(delivery);
+            if !stays {
+                taken.push(delivery.clone());
+            }
+            stays
+        });
+        self.bytes -= taken.iter().map(|delivery| delivery.message.size()).sum::<usize>();
+        taken
+    }
+
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -177,6 +192,19 @@ mod tests {
         assert_eq!(queue.push(delivery("2")), 0);
         assert_eq!(queue.push(delivery("3")), 1);
         assert_eq!(queue.pop().unwrap().message.payload(), b"2");
+        assert_eq!(queue.pop().unwrap().message.payload(), b"3");
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_out_of_the_middle_is_no_longer_counted() {
+        let mut queue = Queue::new(Limits { messages: 10, bytes: usize::MAX, full: Full::DropOldest });
+        for payload in ["1", "22", "3", "22"] {
+            queue.push(delivery(payload));
+        }
+        let taken = queue.extract(|delivery| delivery.message.payload() == b"22");
+        assert_eq!((taken.len(), queue.len()), (2, 2));
+        assert_eq!(queue.pop().unwrap().message.payload(), b"1");
         assert_eq!(queue.pop().unwrap().message.payload(), b"3");
         assert_eq!(queue.bytes(), 0);
     }

@@ -46,6 +46,11 @@ impl Sessions {
         self.away.get(client_id)
     }
 
+    /// The same, to change something of it.
+    pub fn get_mut(&mut self, client_id: &str) -> Option<&mut StoredSession> {
+        self.away.get_mut(client_id)
+    }
+
     /// How many clients are away.
     pub fn len(&self) -> usize {
         self.away.len()

@@ -20,6 +20,7 @@ mod interop;
 mod isolation;
 mod lab;
 mod limits;
+mod live;
 mod manifests;
 mod model;
 mod mqtt;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use argon2::password_hash::{PasswordHasher, SaltString};
 use argon2::{Argon2, Params};
@@ -20,6 +21,8 @@ use mqtt_operator::process::Shutdown;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::await_until;
 
 /// The password of every user of [`Broker`].
 pub const PASSWORD: &[u8] = b"correct horse";
@@ -93,6 +96,34 @@ impl Broker {
         self.etc.path()
     }
 
+    /// Changes `broker.json` as the operator does, and waits until the broker has taken it up by itself.
+    pub async fn change(&self, change: impl FnOnce(&mut Config)) {
+        self.edit(|etc| {
+            let mut config: Config = serde_json::from_slice(&std::fs::read(etc.broker()).unwrap()).unwrap();
+            change(&mut config);
+            replace(&etc.broker(), &serde_json::to_string(&config).unwrap());
+        })
+        .await;
+    }
+
+    /// Changes documents, and waits until the broker has taken them up by itself.
+    pub async fn edit(&self, edit: impl FnOnce(&Etc)) {
+        let before = self.report().documents;
+        edit(&Etc(self.etc().to_owned()));
+        await_until(Duration::from_secs(10), "the new documents in force", async || match self.report() {
+            report if report.documents == before => Err(report.problem),
+            _ => Ok(()),
+        })
+        .await;
+    }
+
+    /// The sum of a metric's lines that contain `label`.
+    pub async fn metric(&self, name: &str, label: &str) -> u64 {
+        let text = reqwest::get(format!("http://{}/metrics", self.admin())).await.unwrap().text().await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+    }
+
     /// A token that opens its admin port.
     pub fn admin_token() -> String {
         admin::mint(&signing_key(), "mqttbroker/test/broker", "mqtt-admin://test/broker", "tests", unix_seconds())
@@ -132,6 +163,14 @@ impl Broker {
         self.shutdown.trigger();
         self.running.wait().await;
     }
+}
+
+/// Replaces a file as a whole.
+pub fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
 }
 
 /// A rule that allows.

@@ -1,0 +1,90 @@
+//! Clients that lose nothing notice nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reqwest::Method;
+
+use super::*;
+use crate::support::{allow, replace};
+
+const RELOADS: usize = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_nothing_loses_no_message_while_the_policy_changes_again_and_again() {
+    let broker = Broker::with_quick_passwords(|_| {});
+    let mut readers = Vec::new();
+    for version in VERSIONS {
+        let options = Options { client_id: format!("reader-{version:?}"), ..broker.options(1, version) };
+        let (client, incoming, _) = client::connect(&options).await.unwrap();
+        subscribe(&client, &["t/+"]).await;
+        readers.push((version, client, incoming));
+    }
+    let waiting = lasting(broker.options(3, Version::V5));
+    leave_behind(&broker, &waiting, &["t/+"]).await;
+    let stop = AtomicBool::new(false);
+    let mut options = broker.options(2, Version::V5);
+    options.will = Some(Message::new("t/will", "gone", QoS::AtLeastOnce));
+    let (publisher, _seen, _) = client::connect(&options).await.unwrap();
+
+    let publishing = async {
+        let mut number = 0;
+        while !stop.load(Ordering::Relaxed) || number < RELOADS {
+            publish(&publisher, ["t/a", "t/b"][number % 2], &number.to_string()).await;
+            number += 1;
+        }
+        publish(&publisher, "t/a", "last").await;
+        number
+    };
+    let reloading = async {
+        let etc = mqtt_operator::config::files::Etc(broker.etc().to_owned());
+        for reload in 0..RELOADS {
+            let mut config = mqtt_operator::config::broker::Broker::clone(
+                &serde_json::from_slice(&std::fs::read(etc.broker()).unwrap()).unwrap(),
+            );
+            // Something else for all of them, of which none has an effect on what they do.
+            config.auth.deny = vec![deny(Action::All, &format!("elsewhere/{reload}/#"))];
+            for user in &mut config.auth.users {
+                user.acl.push(allow(Action::All, &format!("more/{reload}")));
+            }
+            replace(&etc.broker(), &serde_json::to_string(&config).unwrap());
+            let (status, answer) = broker.ask(Method::POST, "/api/v1/reload").await;
+            assert_eq!(status, 200, "{answer}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let reading = async {
+        let mut all = Vec::new();
+        for (version, client, incoming) in &mut readers {
+            let mut got = Vec::new();
+            loop {
+                match next(incoming).await {
+                    message if message.payload == "last" => break,
+                    message => got.push(String::from_utf8(message.payload.to_vec()).unwrap()),
+                }
+            }
+            all.push((*version, got));
+            assert!(client.publish(&Message::new("t/c", "alive", QoS::AtLeastOnce)).await.is_ok());
+        }
+        all
+    };
+    let (published, (), read) = tokio::join!(publishing, reloading, reading);
+    let expected: Vec<String> = (0..published).map(|number| number.to_string()).collect();
+    for (version, mut got) in read {
+        // Others have said that they are alive meanwhile.
+        got.retain(|payload| payload != "alive");
+        assert_eq!(got, expected, "{version:?}");
+    }
+    let (_client, mut incoming, connected) = client::connect(&waiting).await.unwrap();
+    assert!(connected.session_present);
+    for number in expected {
+        let payload = loop {
+            let payload = next(&mut incoming).await.payload;
+            if payload != "alive" {
+                break payload;
+            }
+        };
+        assert_eq!(payload, number);
+    }
+    assert_eq!(broker.metric("mqtt_sessions_revoked_total", "").await, 0);
+    assert!(broker.metric("mqtt_policy_reloads_total", "").await >= RELOADS as u64);
+}
