@@ -243,7 +243,8 @@ struct Watch {
 
 impl Watch {
     fn new(etc: &Etc, files: Files) -> Self {
-        Self { etc: etc.clone(), links: links(etc), files, looks: 0 }
+        // Without links, so that the first look compares: the files may have changed since they were read.
+        Self { etc: etc.clone(), links: Vec::new(), files, looks: 0 }
     }
 
     /// The documents, if they are others than at the last look.

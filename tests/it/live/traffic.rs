@@ -2,12 +2,39 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mqtt_operator::config::broker::Broker as Config;
+use mqtt_operator::config::files::Etc;
 use reqwest::Method;
 
 use super::*;
 use crate::support::{allow, replace};
 
 const RELOADS: usize = 50;
+
+/// Changes something else for all, of which nothing has an effect on what they do, and has it put into force.
+async fn change_elsewhere(broker: &Broker, reload: usize) {
+    let path = Etc(broker.etc().to_owned()).broker();
+    let mut config: Config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config.auth.deny = vec![deny(Action::All, &format!("elsewhere/{reload}/#"))];
+    for user in &mut config.auth.users {
+        user.acl.push(allow(Action::All, &format!("more/{reload}")));
+    }
+    replace(&path, &serde_json::to_string(&config).unwrap());
+    let (status, answer) = broker.ask(Method::POST, "/api/v1/reload").await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// What was published before the last message, but for what others said of themselves.
+async fn until_the_last(incoming: &mut Incoming) -> Vec<String> {
+    let mut got = Vec::new();
+    loop {
+        match next(incoming).await.payload {
+            payload if payload == "last" => return got,
+            payload if payload == "alive" => {}
+            payload => got.push(String::from_utf8(payload.to_vec()).unwrap()),
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_loses_nothing_loses_no_message_while_the_policy_changes_again_and_again() {
@@ -36,55 +63,27 @@ async fn who_loses_nothing_loses_no_message_while_the_policy_changes_again_and_a
         number
     };
     let reloading = async {
-        let etc = mqtt_operator::config::files::Etc(broker.etc().to_owned());
         for reload in 0..RELOADS {
-            let mut config = mqtt_operator::config::broker::Broker::clone(
-                &serde_json::from_slice(&std::fs::read(etc.broker()).unwrap()).unwrap(),
-            );
-            // Something else for all of them, of which none has an effect on what they do.
-            config.auth.deny = vec![deny(Action::All, &format!("elsewhere/{reload}/#"))];
-            for user in &mut config.auth.users {
-                user.acl.push(allow(Action::All, &format!("more/{reload}")));
-            }
-            replace(&etc.broker(), &serde_json::to_string(&config).unwrap());
-            let (status, answer) = broker.ask(Method::POST, "/api/v1/reload").await;
-            assert_eq!(status, 200, "{answer}");
+            change_elsewhere(&broker, reload).await;
         }
         stop.store(true, Ordering::Relaxed);
     };
     let reading = async {
         let mut all = Vec::new();
         for (version, client, incoming) in &mut readers {
-            let mut got = Vec::new();
-            loop {
-                match next(incoming).await {
-                    message if message.payload == "last" => break,
-                    message => got.push(String::from_utf8(message.payload.to_vec()).unwrap()),
-                }
-            }
-            all.push((*version, got));
+            all.push((*version, until_the_last(incoming).await));
             assert!(client.publish(&Message::new("t/c", "alive", QoS::AtLeastOnce)).await.is_ok());
         }
         all
     };
     let (published, (), read) = tokio::join!(publishing, reloading, reading);
     let expected: Vec<String> = (0..published).map(|number| number.to_string()).collect();
-    for (version, mut got) in read {
-        // Others have said that they are alive meanwhile.
-        got.retain(|payload| payload != "alive");
+    for (version, got) in read {
         assert_eq!(got, expected, "{version:?}");
     }
     let (_client, mut incoming, connected) = client::connect(&waiting).await.unwrap();
     assert!(connected.session_present);
-    for number in expected {
-        let payload = loop {
-            let payload = next(&mut incoming).await.payload;
-            if payload != "alive" {
-                break payload;
-            }
-        };
-        assert_eq!(payload, number);
-    }
+    assert_eq!(until_the_last(&mut incoming).await, expected, "what waited");
     assert_eq!(broker.metric("mqtt_sessions_revoked_total", "").await, 0);
     assert!(broker.metric("mqtt_policy_reloads_total", "").await >= RELOADS as u64);
 }
