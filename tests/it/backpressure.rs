@@ -101,6 +101,31 @@ async fn a_stalled_subscriber_costs_healthy_ones_nothing() {
     drop(stalled);
 }
 
+/// A link that carries some 150 kB per second: it always makes some progress.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_that_reads_a_little_at_a_time_holds_nobody() {
+    use tokio::io::AsyncReadExt;
+    let broker = Broker::with(open);
+    let mut slow = stalled_subscriber(&broker, "t/#").await;
+    let reading = tokio::spawn(async move {
+        let (mut beat, mut few) = (tokio::time::interval(Duration::from_millis(50)), [0; 8192]);
+        while slow.read_exact(&mut few).await.is_ok() {
+            beat.tick().await;
+        }
+    });
+    let (publisher, _incoming) = join(&broker, "publisher").await;
+    let publishing = async {
+        // Far more than sockets and the soft limit hold.
+        for _ in 0..30_000 {
+            publisher.publish(&Message::new("t/a", vec![b'x'; 1000], QoS::AtMostOnce)).await.unwrap();
+        }
+        publish(&publisher, "t/fence", 1, 1).await;
+    };
+    tokio::time::timeout(DEADLINE, publishing).await.expect("the publisher is not held");
+    assert_eq!(broker.report().connections, 2, "nobody was disconnected");
+    reading.abort();
+}
+
 /// It reads, so that QoS 0 reaches it, and acknowledges nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_takes_only_qos_0_holds_nobody() {
