@@ -21,6 +21,7 @@ use super::counters::Gate;
 use super::denies::Deny;
 use super::documents::{self, Documents};
 use super::events;
+use super::issuers;
 use super::limiter::Kind;
 use super::limits::LimitMetrics;
 use super::metrics;
@@ -61,6 +62,7 @@ pub(super) fn serve(
 ) -> Result<(SocketAddr, Readiness), Error> {
     let mut admin = admin::bind(address).map_err(|source| Error::Admin { address, source })?;
     metrics::register(admin.registry(), shared);
+    issuers::register(admin.registry(), shared);
     admin.registry().register_collector(Box::new(LimitMetrics(shared.clone())));
     admin.registry().register_collector(Box::new(BanMetrics(shared.clone())));
     // All listeners are bound: from here on the broker serves MQTT, until it is told to stop.
@@ -107,8 +109,9 @@ fn routes(port: Arc<Port>) -> Routes {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here", "GET lists, POST changes something")
         })
         .layer(middleware::from_fn_with_state(port.clone(), authorise))
-        .with_state(port);
-    Routes::new().nest("/api/v1", api)
+        .with_state(port.clone());
+    let open = Routes::new().route("/.well-known/jwks.json", get(jwks)).with_state(port);
+    Routes::new().nest("/api/v1", api).merge(open)
 }
 
 /// An answer that says what went wrong, and what to do.
@@ -288,6 +291,13 @@ async fn list_keys(State(port): State<Arc<Port>>) -> Json<Page<report::Key>> {
     let keys = port.shared.policy.load().keys();
     let items = keys.into_iter().map(|(kid, algorithm)| report::Key { kid, algorithm: algorithm.name().into() });
     Json(Page { items: items.collect(), next: None })
+}
+
+/// The public keys that this broker's tokens are verified with, for whoever verifies them elsewhere: open, and without a
+/// secret that is shared.
+async fn jwks(State(port): State<Arc<Port>>) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/jwk-set+json"), (header::CACHE_CONTROL, "public, max-age=300")];
+    (headers, port.shared.policy.load().public_jwks()).into_response()
 }
 
 async fn list_listeners(State(port): State<Arc<Port>>) -> Json<Page<report::Traffic>> {

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::issuers::Issuers;
 use super::listener::Entrance;
 use super::tls::Look;
 use super::{Shared, with_causes};
@@ -98,6 +99,7 @@ fn directory(path: &Path) -> Result<Vec<(String, Vec<u8>)>, io::ErrorKind> {
 pub struct Files {
     broker: Content,
     jwks: Content,
+    keys: Result<Vec<(String, Vec<u8>)>, io::ErrorKind>,
     users: Content,
     bridge: Content,
     revocations: Result<Vec<(String, Vec<u8>)>, io::ErrorKind>,
@@ -105,9 +107,12 @@ pub struct Files {
 
 impl Files {
     pub fn read(etc: &Etc) -> Self {
+        let jwks = etc.jwks();
         Self {
             broker: content(&etc.broker()),
-            jwks: content(&etc.jwks()),
+            jwks: content(&jwks),
+            // Those of other issuers are in the same directory.
+            keys: jwks.parent().map_or_else(|| Ok(Vec::new()), directory),
             users: content(&etc.users()),
             bridge: content(&etc.bridge_password()),
             revocations: directory(&etc.revocations()),
@@ -125,6 +130,7 @@ impl Files {
         settings: &Settings,
         access: Option<&BridgeAccess>,
         etc: &Etc,
+        issuers: &Issuers,
     ) -> Result<Policy, DocumentError> {
         let path = etc.jwks();
         let jwks = KeySet::parse(needed(&self.jwks, path.clone())?);
@@ -144,7 +150,9 @@ impl Files {
         let entries = entries.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
         let revocations = Revocations::parse(entries).map_err(|source| DocumentError::Revocations { path, source })?;
         let hashes = users.users.into_iter().map(|user| (user.name, user.hash)).collect();
-        let policy = Policy::new(settings, Sources { jwks, hashes, bridge, revocations, ..Sources::default() })?;
+        let memory = Some(issuers.memory);
+        let issuers = issuers.load(settings, self.keys.as_deref().unwrap_or_default());
+        let policy = Policy::new(settings, Sources { jwks, issuers, memory, hashes, bridge, revocations })?;
         for (user, why) in policy.unusable_hashes() {
             tracing::error!(user, %why, "this user has no password: its hash cannot be used");
         }
@@ -188,6 +196,18 @@ pub struct Documents {
     /// What the broker was started with: but for `auth`, it stays so until a restart.
     pub config: Config,
     pub etc: Etc,
+    /// Held from reading to enforcing: what was read first may not be in force last.
+    turn: Mutex<()>,
+}
+
+impl Documents {
+    pub fn new(config: Config, etc: Etc) -> Self {
+        Self { config, etc, turn: Mutex::default() }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of the documents that were read last.
@@ -203,13 +223,14 @@ pub struct Standing {
 
 /// Reads all documents and puts them into force; an error leaves what is in force.
 pub fn reload(documents: &Documents, shared: &Arc<Shared>) -> Result<(), DocumentError> {
+    let _turn = documents.turn();
     put_into_force(&Files::read(&documents.etc), documents, shared)
 }
 
 fn put_into_force(files: &Files, documents: &Documents, shared: &Arc<Shared>) -> Result<(), DocumentError> {
-    let Documents { config: running, etc } = documents;
+    let Documents { config: running, etc, .. } = documents;
     let made = files.config(etc).and_then(|config| {
-        let policy = files.policy(&config.auth, running.bridge.as_ref(), etc)?;
+        let policy = files.policy(&config.auth, running.bridge.as_ref(), etc, &shared.issuers)?;
         Ok((policy, Config { auth: running.auth.clone(), ..config } != *running))
     });
     let standing = || shared.documents.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,6 +314,7 @@ pub async fn watch(
         // Thousands of users take a while to read and to check.
         let (shared, documents) = (shared.clone(), documents.clone());
         let looked = tokio::task::spawn_blocking(move || {
+            let _turn = documents.turn();
             match watch.look().map(|files| put_into_force(files, &documents, &shared)) {
                 None => {}
                 Some(Ok(())) => tracing::info!("keys, users and rules reloaded"),

@@ -41,6 +41,8 @@ pub struct Arrival {
     pub gate: Arc<Gate>,
     /// Whether the client has shown a certificate, which was verified.
     pub certificate: bool,
+    /// The token of the HTTP request that a WebSocket began with.
+    pub bearer: Option<Vec<u8>>,
     /// When it came.
     pub since: Instant,
     /// When its CONNECT must be complete.
@@ -55,7 +57,7 @@ impl Arrival {
         // A socket for both address families says `::ffff:192.0.2.1` for 192.0.2.1.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let since = Instant::now();
-        Self { address, gate, certificate: false, since, deadline: since + within, pass: None }
+        Self { address, gate, certificate: false, bearer: None, since, deadline: since + within, pass: None }
     }
 }
 

@@ -305,7 +305,7 @@ fn presented<'a>(connect: &Connect<'a>, client_id: &'a str, arrival: &Arrival) -
         password: connect.password,
         method: connect.properties.authentication_method,
         data: connect.properties.authentication_data,
-        bearer: None,
+        bearer: arrival.bearer.as_deref(),
         client_id,
         internal: arrival.gate.internal,
         certificate: arrival.certificate,
@@ -319,8 +319,18 @@ async fn authenticate(
     arrival: &Arrival,
 ) -> Result<Identity, Refusal> {
     let presented = presented(connect, client_id, arrival);
-    let policy = shared.policy.load_full();
-    match policy.authenticate(&presented, unix_millis() / 1000) {
+    let decide = || {
+        let policy = shared.policy.load_full();
+        let verdict = policy.authenticate(&presented, unix_millis() / 1000);
+        (policy, verdict)
+    };
+    let (mut policy, mut verdict) = decide();
+    if let Verdict::UnknownKey { issuer, .. } = &verdict
+        && shared.issuers.learn(issuer, shared.now()).await
+    {
+        (policy, verdict) = decide();
+    }
+    match verdict {
         Verdict::Accepted(identity) => Ok(identity),
         Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(refusal),
         Verdict::CheckPassword(check) => {

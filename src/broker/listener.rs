@@ -204,7 +204,11 @@ async fn open(
     };
     match &entrance.doors {
         None => Ok(stream),
-        Some(doors) => Ok(Stream::WebSocket(Box::new(request(stream, doors).await?))),
+        Some(doors) => {
+            let (socket, bearer) = request(stream, doors).await?;
+            arrival.bearer = bearer;
+            Ok(Stream::WebSocket(Box::new(socket)))
+        }
     }
 }
 
@@ -244,8 +248,8 @@ async fn proxy_header(socket: &mut TcpStream) -> Result<Option<SocketAddr>, NoCo
     }
 }
 
-/// Answers the HTTP request that a WebSocket begins with.
-async fn request(mut stream: Stream, doors: &Doors) -> Result<WebSocket<Stream>, NoConnection> {
+/// Answers the HTTP request that a WebSocket begins with; gives the token in it, too.
+async fn request(mut stream: Stream, doors: &Doors) -> Result<(WebSocket<Stream>, Option<Vec<u8>>), NoConnection> {
     let mut bytes = Vec::with_capacity(1024);
     loop {
         let room = upgrade::REQUEST_MAX - bytes.len();
@@ -260,7 +264,7 @@ async fn request(mut stream: Stream, doors: &Doors) -> Result<WebSocket<Stream>,
             linger(&mut stream).await;
             return Err(refusal.into());
         }
-        return Ok(WebSocket::after(stream, bytes.split_off(answer.used)));
+        return Ok((WebSocket::after(stream, bytes.split_off(answer.used)), answer.bearer));
     }
 }
 

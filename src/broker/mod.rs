@@ -17,6 +17,7 @@ mod events;
 pub mod frames;
 mod guard;
 mod handshake;
+mod issuers;
 mod limiter;
 mod limits;
 mod linger;
@@ -65,6 +66,7 @@ use admission::Admission;
 use counters::{Counters, Gate};
 use documents::{DocumentError, Documents, Files, Standing};
 use events::{Arrival, Events};
+use issuers::Issuers;
 use limits::Limit;
 use listener::Entrance;
 use passwords::Passwords;
@@ -98,6 +100,7 @@ struct Shared {
     generation: AtomicU64,
     /// What the policy was made from.
     documents: Mutex<Standing>,
+    issuers: Issuers,
     router: Router,
     registry: Registry,
     store: Store,
@@ -236,8 +239,9 @@ pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
 /// Binds all listeners and serves, on the runtime of the caller. Keys, password hashes and revocations are read below
 /// `etc` now, and again whenever they change; so is then the `auth` of `broker.json`.
 pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
+    let issuers = Issuers::new();
     let files = Files::read(&etc);
-    let policy = files.policy(&config.auth, config.bridge.as_ref(), &etc)?;
+    let policy = files.policy(&config.auth, config.bridge.as_ref(), &etc, &issuers)?;
     let entrances: Vec<_> = config.listeners.iter().map(|it| Arc::new(Entrance::of(it, &etc))).collect();
     for entrance in &entrances {
         documents::look_at_certificates(entrance);
@@ -252,6 +256,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         policy: ArcSwap::from_pointee(policy),
         generation: AtomicU64::new(0),
         documents: Mutex::new(Standing { digest: files.digest(), ..Standing::default() }),
+        issuers,
         router: Router::default(),
         registry: Registry::default(),
         store: Store::default(),
@@ -276,10 +281,11 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
         internal = Some(listen(bridge.listen, entrance, &shared, true, &shutdown, &mut tasks)?);
     }
     let admin = config.admin;
-    let documents = Arc::new(Documents { config, etc });
+    let documents = Arc::new(Documents::new(config, etc));
     let (admin, readiness) = admin::serve(admin, &shared, documents.clone(), &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
     tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
+    tasks.spawn(issuers::serve(documents.clone(), shared.clone(), shutdown.clone()));
     tasks.spawn(documents::watch(documents, files, shared.clone(), readiness, shutdown.clone()));
     Ok(Running { listeners, internal, admin, shared, shutdown, tasks })
 }

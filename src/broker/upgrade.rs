@@ -31,6 +31,8 @@ pub struct Answer {
     /// Bytes of the request.
     pub used: usize,
     pub response: Vec<u8>,
+    /// The token of `Authorization: Bearer`, which is verified with CONNECT.
+    pub bearer: Option<Vec<u8>>,
     /// Why there is no WebSocket, if there is none.
     pub refusal: Option<Refusal>,
 }
@@ -52,6 +54,8 @@ pub enum Refusal {
     Header,
     #[error("origin {0:?} is not among the listener's allowedOrigins")]
     Origin(String),
+    #[error("Authorization is not one Bearer token")]
+    Authorization,
     #[error("the subprotocol is not mqtt [MQTT-6.0.0-3]")]
     Subprotocol,
 }
@@ -60,6 +64,7 @@ impl Refusal {
     fn status(&self) -> &'static str {
         match self {
             Self::Malformed | Self::Header | Self::Subprotocol => "400 Bad Request",
+            Self::Authorization => "401 Unauthorized",
             Self::Origin(_) => "403 Forbidden",
             Self::Path { .. } => "404 Not Found",
             Self::Method => "405 Method Not Allowed",
@@ -71,6 +76,7 @@ impl Refusal {
     fn response(&self) -> Vec<u8> {
         let more = match self {
             Self::Method => "Allow: GET\r\n",
+            Self::Authorization => "WWW-Authenticate: Bearer\r\n",
             Self::NoUpgrade => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             _ => "",
         };
@@ -86,12 +92,17 @@ impl Refusal {
 
 /// Answers the request at the beginning of `bytes`, or nothing while its end is still to come.
 pub fn answer(bytes: &[u8], doors: &Doors) -> Option<Answer> {
-    let refuse = |refusal: Refusal| Answer { used: bytes.len(), response: refusal.response(), refusal: Some(refusal) };
+    let refuse = |refusal: Refusal| Answer {
+        used: bytes.len(),
+        response: refusal.response(),
+        bearer: None,
+        refusal: Some(refusal),
+    };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => Some(match accept(&request, doors) {
-            Ok(response) => Answer { used, response, refusal: None },
+            Ok((response, bearer)) => Answer { used, response, bearer, refusal: None },
             Err(refusal) => refuse(refusal),
         }),
         Ok(httparse::Status::Partial) if bytes.len() < REQUEST_MAX => None,
@@ -100,7 +111,7 @@ pub fn answer(bytes: &[u8], doors: &Doors) -> Option<Answer> {
     }
 }
 
-fn accept(request: &httparse::Request<'_, '_>, doors: &Doors) -> Result<Vec<u8>, Refusal> {
+fn accept(request: &httparse::Request<'_, '_>, doors: &Doors) -> Result<(Vec<u8>, Option<Vec<u8>>), Refusal> {
     if request.version != Some(1) {
         return Err(Refusal::Malformed);
     }
@@ -116,6 +127,7 @@ fn accept(request: &httparse::Request<'_, '_>, doors: &Doors) -> Result<Vec<u8>,
         return Err(Refusal::NoUpgrade);
     }
     check_origin(request, doors)?;
+    let bearer = bearer(request)?;
     one(request, "Host").ok_or(Refusal::Header)?;
     let key = one(request, "Sec-WebSocket-Key").ok_or(Refusal::Header)?;
     if STANDARD.decode(key).map(|key| key.len()) != Ok(16) {
@@ -126,11 +138,23 @@ fn accept(request: &httparse::Request<'_, '_>, doors: &Doors) -> Result<Vec<u8>,
     let subprotocol = SUBPROTOCOLS.into_iter().find(offered);
     let subprotocol = subprotocol.ok_or(Refusal::Subprotocol)?;
     let accept = accept_key(key);
-    Ok(format!(
+    let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
-    )
-    .into_bytes())
+    );
+    Ok((response.into_bytes(), bearer))
+}
+
+/// The token of the request. A client that presents something else must not take itself for authenticated.
+fn bearer(request: &httparse::Request<'_, '_>) -> Result<Option<Vec<u8>>, Refusal> {
+    let mut lines = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Authorization"));
+    let (Some(line), another) = (lines.next(), lines.next()) else { return Ok(None) };
+    let token =
+        line.value.trim_ascii().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    match token.map(|(_, token)| token.trim_ascii()) {
+        Some(token) if another.is_none() && !token.is_empty() => Ok(Some(token.to_vec())),
+        _ => Err(Refusal::Authorization),
+    }
 }
 
 /// A request with several origins, or one that is no text, comes from no page that was meant.
@@ -196,6 +220,33 @@ mod tests {
         assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
         assert!(response.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{response}");
         assert!(response.contains("\r\nSec-WebSocket-Protocol: mqtt\r\n"), "{response}");
+    }
+
+    #[test]
+    fn a_token_comes_with_the_request_and_nothing_else_does() {
+        let with = |lines: &str| request(&format!("Sec-WebSocket-Protocol: mqtt\r\n{lines}"));
+        let bearer = |lines: &str| answer(with(lines).as_bytes(), &doors(&[])).unwrap().bearer;
+        assert_eq!(bearer(""), None);
+        for line in ["Authorization: Bearer a.b.c\r\n", "authorization:BEARER   a.b.c \r\n"] {
+            assert_eq!(bearer(line).as_deref(), Some(&b"a.b.c"[..]), "{line}");
+        }
+        for lines in [
+            "Authorization: Basic dTpw\r\n",
+            "Authorization: Bearer\r\n",
+            "Authorization: Bearer \r\n",
+            "Authorization: a.b.c\r\n",
+            "Authorization:\r\n",
+            "Authorization: Bearer a.b.c\r\nAuthorization: Bearer a.b.c\r\n",
+            "Authorization: Bearer a.b.c\r\nAuthorization: Basic dTpw\r\n",
+        ] {
+            assert_eq!(refusal(&with(lines), &doors(&[])), Some((Refusal::Authorization, "401".into())), "{lines}");
+        }
+        let page = "Origin: https://evil.org\r\nAuthorization: Bearer a.b.c\r\n";
+        assert_eq!(
+            refusal(&with(page), &doors(&[])).map(|(_, status)| status),
+            Some("403".into()),
+            "the origin counts"
+        );
     }
 
     #[test]

@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "src/broker/denies.rs",
     "src/broker/frames.rs",
     "src/broker/guard.rs",
+    "src/broker/issuers/pace.rs",
     "src/broker/limiter.rs",
     "src/broker/proxy.rs",
     "src/broker/router.rs",
