@@ -299,7 +299,7 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: A
 }
 
 /// What a CONNECT presents.
-fn presented<'a>(connect: &Connect<'a>, client_id: &'a str, arrival: &Arrival) -> Presented<'a> {
+fn presented<'a>(connect: &Connect<'a>, client_id: &'a str, arrival: &'a Arrival) -> Presented<'a> {
     Presented {
         username: connect.username,
         password: connect.password,

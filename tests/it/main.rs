@@ -18,6 +18,7 @@ mod docs;
 mod fuzz;
 mod interop;
 mod isolation;
+mod issuers;
 mod lab;
 mod limits;
 mod live;
