@@ -124,9 +124,7 @@ impl Issuers {
                 let keys = known.keys.clone()?;
                 Some(Loaded { issuer: None, keys })
             }
-            IssuerKeys::Document => {
-                self.read(issuer, format!("{}.json", issuer::file_stem(&issuer.issuer)), files)
-            }
+            IssuerKeys::Document => self.read(issuer, format!("{}.json", issuer::file_stem(&issuer.issuer)), files),
             IssuerKeys::Cluster => self.read(issuer, SERVICE_ACCOUNTS.to_owned(), files),
         };
         let loaded = settings.issuers.iter().map(load).collect();
