@@ -16,7 +16,7 @@ pub use issuer::{Issuer, IssuerAlgorithm, JwksSecret, Mapping, Profile, ServiceA
 pub use limits::{Limits, QueueFull, Rate};
 pub use mqtt_broker::{
     Algorithm, Anonymous, Auth, ClientCa, Duration, Elasticsearch, Group, Guard, Jwt, Listener, ListenerTls,
-    MqttBroker, MqttBrokerSpec, Protocol, Quantity, SecretKey, SecretName, Service, ServiceType, Telemetry,
+    MqttBroker, MqttBrokerSpec, Protocol, Quantity, Rotation, SecretKey, SecretName, Service, ServiceType, Telemetry,
     TrafficPolicy, User,
 };
 pub use pod::Pod;
@@ -28,3 +28,8 @@ pub const GROUP: &str = "mqtt-operator.io";
 pub const VERSION: &str = "v1alpha1";
 /// `apiVersion` of an object.
 pub const API_VERSION: &str = "mqtt-operator.io/v1alpha1";
+
+/// The annotation that asks for another signing key: when it was asked for, RFC 3339. It may stand for ever.
+pub const ROTATE_KEYS: &str = "mqtt-operator.io/rotate-keys";
+/// The annotation with the ids of keys to take back, between spaces. It may stand for ever.
+pub const REVOKE_KEYS: &str = "mqtt-operator.io/revoke-keys";

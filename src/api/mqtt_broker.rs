@@ -345,9 +345,13 @@ pub struct Guard {
 /// What is asked of a token.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(
-    "self.algorithm != 'HS256' || (has(self.acknowledgeSharedSecret) && self.acknowledgeSharedSecret)"
-).message("HS256 puts the signing secret on the broker pods; set acknowledgeSharedSecret: true to accept that"))]
+#[x_kube(
+    validation = Rule::new(
+        "self.algorithm != 'HS256' || (has(self.acknowledgeSharedSecret) && self.acknowledgeSharedSecret)"
+    ).message("HS256 puts the signing secret on the broker pods; set acknowledgeSharedSecret: true to accept that"),
+    validation = Rule::new("!has(self.keySecretRef) || !has(self.rotation)")
+        .message("with keySecretRef the keys are yours, and so is their rotation: leave rotation out, and put a new key into the Secret when it is time"),
+)]
 pub struct Jwt {
     /// How tokens are signed. With `HS256` the broker pods hold the secret that tokens are signed with.
     #[serde(default)]
@@ -373,6 +377,21 @@ pub struct Jwt {
     /// Tokens of the ServiceAccounts of this cluster are accepted, for these audiences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_accounts: Option<ServiceAccounts>,
+    /// When the key that signs is replaced; absent means only when it is asked for, with `mqttctl keys rotate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+    /// A Secret with your own key, in place of those that the operator makes: PEM in `tls.key`, or a JWK Set in
+    /// `keys.json`. The operator only reads it, and it stays when this object is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret_ref: Option<SecretName>,
+}
+
+/// When the key that signs is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// How long a key signs, as `720h`; at least a minute.
+    pub interval: Duration,
 }
 
 /// How tokens are signed.

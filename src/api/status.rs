@@ -119,7 +119,7 @@ pub enum ConditionStatus {
 }
 
 /// How tokens are made and verified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JwtStatus {
     /// The `iss` of this broker's own tokens.
@@ -132,6 +132,18 @@ pub struct JwtStatus {
     pub jwks_secret_name: String,
     #[serde(default)]
     pub keys: Vec<Key>,
+    /// Keys that were taken back; nothing that they signed is accepted, now or later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked_keys: Vec<RevokedKey>,
+}
+
+/// A key that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokedKey {
+    pub kid: String,
+    /// RFC 3339.
+    pub since: String,
 }
 
 /// A key of this broker.
@@ -140,6 +152,12 @@ pub struct JwtStatus {
 pub struct Key {
     pub kid: String,
     pub state: KeyState,
+    /// How it signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+    /// When it came into this state, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// When the last token that it can have signed has expired, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<String>,

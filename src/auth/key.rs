@@ -1,9 +1,10 @@
 //! Keys: the public set that a broker verifies with, and the private one that it never sees.
 
 use aws_lc_rs::digest;
+use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -75,6 +76,10 @@ pub enum KeyError {
     Key { index: usize, problem: String },
     #[error("make a key: {0}")]
     Generate(String),
+    #[error("PEM block {index}: {problem}")]
+    Pem { index: usize, problem: String },
+    #[error("there is no PEM block with a private key")]
+    NoPem,
 }
 
 /// The keys that tokens are verified with. The empty set accepts no token.
@@ -423,6 +428,41 @@ fn p256_der(scalar: &[u8]) -> Vec<u8> {
     [HEAD.as_slice(), scalar, &CURVE].concat()
 }
 
+/// Reads the private keys of a PEM text: Ed25519 or P-256, in PKCS #8 (`PRIVATE KEY`), or P-256 as `EC PRIVATE KEY`. Other
+/// blocks, such as certificates or parameters, are passed over.
+pub fn from_pem(text: &str) -> Result<Vec<PrivateKey>, KeyError> {
+    let mut keys = Vec::new();
+    for (index, block) in text.split("-----BEGIN ").skip(1).enumerate() {
+        let wrong = |problem: &str| KeyError::Pem { index, problem: problem.to_owned() };
+        let (label, rest) = block.split_once("-----").ok_or_else(|| wrong("it has no end of its first line"))?;
+        if !label.ends_with("PRIVATE KEY") {
+            continue;
+        }
+        if label.starts_with("ENCRYPTED") || rest.contains("ENCRYPTED") {
+            return Err(wrong("it is encrypted; take the password away with `openssl pkey`"));
+        }
+        let body = rest.split("-----END").next().unwrap_or_default();
+        let base64: String = body.chars().filter(|character| !character.is_ascii_whitespace()).collect();
+        let der = STANDARD.decode(base64).map_err(|_| wrong("it is not base64"))?;
+        let (algorithm, secret) = private_part(&der).ok_or_else(|| {
+            wrong("it is neither Ed25519 nor P-256; make one with `openssl genpkey -algorithm ed25519`")
+        })?;
+        let mut key = PrivateKey::new(algorithm, secret, String::new()).map_err(|problem| wrong(&problem))?;
+        key.kid = thumbprint(&key.public);
+        keys.push(key);
+    }
+    if keys.is_empty() { Err(KeyError::NoPem) } else { Ok(keys) }
+}
+
+/// The 32 bytes that are a private key, from its DER form.
+fn private_part(der: &[u8]) -> Option<(Algorithm, Vec<u8>)> {
+    if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
+        return Some((Algorithm::EdDsa, pair.seed().ok()?.as_be_bytes().ok()?.as_ref().to_vec()));
+    }
+    let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der).ok()?;
+    Some((Algorithm::Es256, pair.private_key().as_be_bytes().ok()?.as_ref().to_vec()))
+}
+
 /// The private keys of a broker: the document `keys.json`, which no pod mounts.
 #[derive(Clone, Debug, Default)]
 pub struct PrivateKeys {
@@ -467,6 +507,21 @@ impl PrivateKeys {
 pub struct KeyStates {
     pub format: u32,
     pub keys: Vec<KeyRecord>,
+    /// The last request for another key that was fulfilled, by its time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rotated: u64,
+    /// Keys that were taken back. They stay here, so that nothing brings one back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RevokedKey>,
+}
+
+/// A key that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokedKey {
+    pub kid: String,
+    /// Unix time in seconds.
+    pub since: u64,
 }
 
 /// Where one private key is in its life.
@@ -477,6 +532,15 @@ pub struct KeyRecord {
     pub state: KeyState,
     /// Unix time in seconds at which the key came into this state.
     pub since: u64,
+    /// Seconds that the longest token lives that brokers accepted at any time since the key began to sign.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub longest: u64,
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// The life of a key.
@@ -494,7 +558,8 @@ pub enum KeyState {
 impl KeyStates {
     /// The states when there is one key, which signs.
     pub fn first(key: &PrivateKey, now: u64) -> Self {
-        Self { format: 1, keys: vec![KeyRecord { kid: key.kid.clone(), state: KeyState::Active, since: now }] }
+        let record = KeyRecord { kid: key.kid.clone(), state: KeyState::Active, since: now, longest: 0 };
+        Self { format: 1, keys: vec![record], rotated: 0, revoked: Vec::new() }
     }
 }
 

@@ -20,6 +20,7 @@ mod memory;
 pub mod password;
 pub mod policy;
 pub mod revocations;
+pub mod rotation;
 pub mod rule;
 pub mod settings;
 pub mod template;

@@ -314,6 +314,12 @@ impl Running {
         self.shared.report()
     }
 
+    /// Says which keys tokens are verified with now.
+    pub fn keys(&self) -> impl Fn() -> Vec<String> + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move || shared.report().keys
+    }
+
     /// Serves a client on any socket, as if a listener had accepted it from `peer`. Ends with the connection.
     pub fn serve<S>(&self, socket: S, peer: SocketAddr) -> impl Future<Output = ()> + Send + use<S>
     where

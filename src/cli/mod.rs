@@ -14,6 +14,7 @@ mod lint;
 mod messages;
 mod mqttctl;
 mod programs;
+mod revoke;
 mod session;
 mod target;
 mod token;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::target::Where;
-use super::{bench, block_on, denies, endpoint, exit, keys, lint, messages, now, say, session, token, up};
+use super::{bench, block_on, denies, endpoint, exit, keys, lint, messages, now, revoke, say, session, token, up};
 use crate::process::logs;
 
 const EXAMPLES: &str = "Examples:
@@ -41,7 +41,12 @@ enum Verb {
     Up(up::Up),
     /// Where clients connect, and whether something serves MQTT there now
     Endpoint(endpoint::Endpoint),
-    /// Tokens: issue, inspect
+    /// Signing keys: list, rotate, revoke
+    Keys {
+        #[command(subcommand)]
+        verb: keys::Verb,
+    },
+    /// Tokens: issue, inspect, revoke
     Token {
         #[command(subcommand)]
         verb: TokenVerb,
@@ -71,6 +76,9 @@ enum TokenVerb {
     Issue(token::IssueArgs),
     /// Say what a token says; needs no key, and so proves nothing
     Inspect(token::InspectArgs),
+    /// Take tokens back before they expire
+    #[command(after_help = revoke::EXAMPLES)]
+    Revoke(revoke::Revoke),
 }
 
 /// `mqttctl`.
@@ -80,8 +88,10 @@ pub fn main() -> ExitCode {
     let result = match verb {
         Verb::Up(flags) => block_on(up::run(flags, wanted)),
         Verb::Endpoint(flags) => block_on(endpoint::run(flags, wanted)),
+        Verb::Keys { verb } => block_on(keys::run(verb, wanted)),
         Verb::Token { verb: TokenVerb::Issue(flags) } => block_on(issue(flags, wanted)),
         Verb::Token { verb: TokenVerb::Inspect(flags) } => inspect(&flags),
+        Verb::Token { verb: TokenVerb::Revoke(flags) } => block_on(revoke::run(flags, wanted)),
         Verb::Session { verb } => block_on(session::run(verb, wanted)),
         Verb::Denies(flags) => block_on(denies::run(flags, wanted)),
         Verb::Publish(flags) => block_on(messages::publish(flags, wanted)),

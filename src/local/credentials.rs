@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::Error;
 use super::state::{self, Home};
-use super::{Error, keys};
 use crate::api::manifest::Manifest;
 use crate::auth::password;
 use crate::config::FORMAT;
@@ -25,10 +25,9 @@ pub struct Credentials {
     pub hashes: Vec<UserHash>,
 }
 
-/// Writes the public keys, the password hashes and the bridge's password where the broker reads them.
+/// Writes the password hashes and the bridge's password where the broker reads them.
 pub fn keep(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<Credentials, Error> {
     let etc = home.etc();
-    state::write(&etc.jwks(), &keys::keep(home, plan.algorithm)?)?;
     let credentials = users(plan, manifest, home, file)?;
     state::write_json(&etc.users(), &Users { format: FORMAT, users: credentials.hashes.clone() })?;
     if plan.bridge.is_some() && state::read(&etc.bridge_password())?.is_none_or(|password| password.is_empty()) {

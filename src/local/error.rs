@@ -33,6 +33,10 @@ pub enum Error {
     Document { path: PathBuf, source: serde_json::Error },
     #[error("{}: no keys to sign with; move the directory away to start afresh", .path.display())]
     Keys { path: PathBuf, source: KeyError },
+    #[error("{}: {problem}", .path.display())]
+    KeyDocuments { path: PathBuf, problem: String },
+    #[error("spec.auth.jwt.keySecretRef: Secret {secret}: {problem}; it must stand in the same file")]
+    KeySecret { secret: String, problem: String },
     #[error("the system gives no random bytes")]
     Random,
     #[error("an `up` runs on {} already{pid}; stop it, or choose another --state", .path.display())]

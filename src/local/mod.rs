@@ -8,7 +8,8 @@
 mod address;
 mod credentials;
 mod error;
-mod keys;
+pub mod keys;
+pub mod revocations;
 mod run;
 pub mod state;
 
@@ -49,6 +50,7 @@ struct Prepared {
     home: Home,
     lock: state::Lock,
     credentials: credentials::Credentials,
+    keys: keys::Keeping,
 }
 
 /// Reads the file and writes the state, but for the bridge's document: where the bridge connects is known when the broker
@@ -63,12 +65,14 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     home.create(&options.state)?;
     let lock = home.lock()?;
     localise(&mut plan, &home, options)?;
+    let keys = keys::Keeping::of(&plan, &manifest, &home)?;
+    keys.settle()?;
     let credentials = credentials::keep(&plan, &manifest, &home, &options.file)?;
     elasticsearch_secrets(&plan, &manifest, &home, options)?;
     certificates(&plan, &manifest, &home, &options.file)?;
     issuers(&plan, &manifest, &home, &options.file)?;
     state::write_json(&home.etc().broker(), &plan.broker)?;
-    Ok(Prepared { plan, home, lock, credentials })
+    Ok(Prepared { plan, home, lock, credentials, keys })
 }
 
 /// Reads a manifest; the error names the file and the line.
@@ -191,15 +195,5 @@ fn put(path: &Path, value: Option<&[u8]>) -> Result<(), Error> {
     match value {
         Some(value) => state::write(path, value),
         None => state::remove(path),
-    }
-}
-
-/// The same algorithm, as `auth` names it.
-fn api_algorithm(algorithm: crate::api::Algorithm) -> crate::auth::key::Algorithm {
-    use crate::auth::key::Algorithm;
-    match algorithm {
-        crate::api::Algorithm::EdDSA => Algorithm::EdDsa,
-        crate::api::Algorithm::ES256 => Algorithm::Es256,
-        crate::api::Algorithm::HS256 => Algorithm::Hs256,
     }
 }

@@ -51,7 +51,7 @@ fn carry(etc: Etc, config: bridge_config::Bridge, shutdown: Shutdown) -> Carryin
 
 /// Starts what the options ask for. Returns when clients can connect.
 pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Error> {
-    let Prepared { mut plan, home, mut lock, credentials } = prepare(options)?;
+    let Prepared { mut plan, home, mut lock, credentials, keys } = prepare(options)?;
     let broker = broker::start(plan.broker.clone(), home.etc(), shutdown.clone())?;
     if let (Some(bridge), Some(internal)) = (&mut plan.bridge, broker.internal) {
         bridge.broker = internal;
@@ -60,6 +60,7 @@ pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Err
         Some(bridge) => state::write_json(&home.etc().bridge(), bridge)?,
         None => state::remove(&home.etc().bridge())?,
     }
+    tokio::spawn(super::keys::keep(keys, broker.keys(), shutdown.clone()));
     let carrying = plan.bridge.clone().map(|config| carry(home.etc(), config, shutdown.clone()));
     let host = address::for_clients(options.bind);
     let listener = |((name, bound), asked): (&(String, std::net::SocketAddr), &Listener)| LiveListener {

@@ -99,6 +99,16 @@ impl Home {
         self.path.join("keys/state.json")
     }
 
+    /// When another key was asked for, RFC 3339.
+    pub fn rotate_request(&self) -> PathBuf {
+        self.path.join("keys/rotate")
+    }
+
+    /// The ids of the keys to take back, one in a line.
+    pub fn revoke_request(&self) -> PathBuf {
+        self.path.join("keys/revoke")
+    }
+
     /// The passwords of the users, as the Secrets of a cluster would hold them.
     pub fn passwords(&self) -> PathBuf {
         self.path.join("keys/passwords.json")

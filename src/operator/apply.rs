@@ -70,6 +70,10 @@ where
         // The uid makes the API server refuse when the child was replaced meanwhile. A child that does not exist is
         // applied without force, so that one that somebody else creates at this moment is not taken over.
         wanted.meta_mut().uid = found.and_then(ResourceExt::uid);
+        // Keys are made from those that were found: had another operator stored some since, they would be lost.
+        if is_kept(&name, desired) {
+            wanted.meta_mut().resource_version = found.and_then(ResourceExt::resource_version);
+        }
         let mut parameters = PatchParams::apply(MANAGER);
         parameters.force = found.is_some();
         let api: Api<K> = Api::namespaced(client.clone(), &desired.namespace().unwrap_or_default());
@@ -145,10 +149,12 @@ where
     Ok(())
 }
 
-/// Keys outlive everything but the object: they are left out of what is wanted when they cannot be read.
+/// Keys outlive everything but the object: they are left out of what is wanted when they cannot be read. Revocations are
+/// never among it: people write them.
 fn is_kept<K: Resource>(name: &str, child: &K) -> bool {
     let instance = child.labels().get("app.kubernetes.io/instance");
-    instance.is_some_and(|instance| name == format!("{instance}-jwt") || name == format!("{instance}-jwks"))
+    let kept = |part: &str| instance.is_some_and(|instance| name == format!("{instance}-{part}"));
+    kept("jwt") || kept("jwks") || kept("revocations")
 }
 
 /// A hash over what pods mount and read again.

@@ -12,10 +12,8 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde::de::DeserializeOwned;
 
-use super::build;
-use super::keys::Keys;
+use super::keys;
 use super::observe::PodReport;
-use super::passwords;
 use crate::auth::admin;
 use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, Plan};
 
@@ -45,8 +43,7 @@ impl Asker {
     /// A token for the admin ports of the object, signed by the key of this Secret that is active; none if there is no
     /// such key, and then the pods cannot be asked.
     fn token(&self, plan: &Plan, secret: &Secret, now: u64) -> Option<String> {
-        let document = |key: &str| passwords::value(secret, key);
-        let keys = Keys::read(&document(build::KEYS)?, &document(build::STATE)?).ok()?;
+        let keys = keys::stored(secret).ok()?;
         let key = keys.private.active(&keys.states)?;
         let audience = admin::audience(&plan.namespace, &plan.name);
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,6 +95,9 @@ mod tests {
 
     use super::*;
     use crate::api::{self, MqttBroker};
+    use crate::auth::key::Algorithm;
+    use crate::auth::rotation::{Keys, Wanted};
+    use crate::operator::build;
     use crate::plan;
 
     fn plan() -> Plan {
@@ -119,11 +119,11 @@ mod tests {
     #[test]
     fn a_token_is_kept_for_half_its_life_and_follows_the_active_key() {
         let (asker, plan) = (Asker::default(), plan());
-        let first = Keys::first(api::Algorithm::ES256, 0, || [1; 48]).unwrap();
+        let first = Keys::first(&Wanted { algorithm: Algorithm::Es256, ..Wanted::default() }, 0, || [1; 48]).unwrap();
         let token = asker.token(&plan, &secret(&first), 1000).unwrap();
         assert_eq!(asker.token(&plan, &secret(&first), 1029).unwrap(), token);
         assert_ne!(asker.token(&plan, &secret(&first), 1030).unwrap(), token);
-        let other = Keys::first(api::Algorithm::EdDSA, 0, || [2; 48]).unwrap();
+        let other = Keys::first(&Wanted::default(), 0, || [2; 48]).unwrap();
         let of_other = asker.token(&plan, &secret(&other), 1030).unwrap();
         assert_eq!(asker.token(&plan, &secret(&other), 1031).unwrap(), of_other);
         assert_eq!(asker.token(&plan, &Secret::default(), 1031), None, "no key, no token");

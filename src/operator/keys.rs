@@ -1,153 +1,158 @@
-//! The life of a broker's keys: `next → active → retiring → gone`. Pure.
+//! The signing keys of an object: what is stored, taken a step further if one is due.
 
 use std::collections::BTreeSet;
 
-use crate::api;
-use crate::auth::key::{self, KeyError, KeyRecord, KeyState, KeyStates, PrivateKeys};
+use k8s_openapi::api::core::v1::Secret;
 
-/// The keys of a broker and where each is in its life.
-#[derive(Clone, Debug)]
-pub struct Keys {
-    pub private: PrivateKeys,
-    pub states: KeyStates,
+use super::build;
+use super::observe::Observed;
+use super::passwords::value;
+use crate::auth::KeySet;
+use crate::auth::key::KeyError;
+use crate::auth::rotation::{Given, Keys, Source, Step, Waiting};
+use crate::plan::Plan;
+
+/// The keys as they are to be stored, and what there is to say about them.
+#[derive(Debug)]
+pub struct Advanced {
+    pub keys: Keys,
+    pub steps: Vec<Step>,
+    pub waiting: Option<Waiting>,
+    /// Why the Secret with the owner's own key cannot be used; what there is goes on.
+    pub problem: Option<String>,
+    /// When time alone makes the next step due.
+    pub due: Option<u64>,
 }
 
-impl Keys {
-    /// Reads `keys.json` and `state.json`.
-    pub fn read(keys: &[u8], states: &[u8]) -> Result<Self, String> {
-        let private = PrivateKeys::parse(keys).map_err(|error| format!("keys.json: {error}"))?;
-        let states: KeyStates = serde_json::from_slice(states).map_err(|error| format!("state.json: {error}"))?;
-        if private.active(&states).is_none() {
-            return Err("state.json: no key of keys.json is active".into());
-        }
-        Ok(Self { private, states })
+/// The stored keys, taken a step further if one is due; or why they cannot be read. `now` is Unix time in seconds.
+///
+/// The result is stored before any pod learns of it: a key that is published and not stored would be lost.
+pub fn advance(
+    plan: &Plan,
+    observed: &Observed,
+    now: u64,
+    mut random: impl FnMut() -> [u8; 48],
+) -> Result<Result<Advanced, String>, KeyError> {
+    let (source, problem) = match &plan.keys.secret {
+        None => (Source::Made, None),
+        Some(name) => match given(observed, name, plan.keys.shared_secrets) {
+            Ok(given) => (Source::Given(Some(given)), None),
+            Err(problem) => (Source::Given(None), Some(problem)),
+        },
+    };
+    let wanted = plan.keys.wanted(source);
+    let (keys, mut steps) = match observed.secret(&plan.names.jwt) {
+        Some(secret) => match stored(secret) {
+            Ok(keys) => (keys, Vec::new()),
+            Err(problem) => return Ok(Err(format!("Secret {} is left alone: {problem}", plan.names.jwt))),
+        },
+        None if plan.paused => return Ok(Err("no key is made while spec.paused is true".into())),
+        None => match problem {
+            Some(problem) => return Ok(Err(problem)),
+            None => (Keys::first(&wanted, now, &mut random)?, Vec::new()),
+        },
+    };
+    let keys = if plan.paused {
+        keys
+    } else {
+        let loaded = loaded(plan, observed);
+        let (keys, taken) = keys.advance(&wanted, loaded.as_ref(), now, random)?;
+        steps = taken;
+        keys
+    };
+    let (waiting, due) = (keys.waiting(&wanted, now), keys.due_at(&wanted, now));
+    Ok(Ok(Advanced { keys, steps, waiting, problem, due }))
+}
+
+/// The keys of the Secret that no pod mounts.
+pub fn stored(secret: &Secret) -> Result<Keys, String> {
+    let document = |key: &str| value(secret, key).ok_or_else(|| format!("it has no key {key}"));
+    Keys::read(&document(build::KEYS)?, &document(build::STATE)?)
+}
+
+fn given(observed: &Observed, name: &str, shared_secrets: bool) -> Result<Given, String> {
+    let secret = observed.referenced.get(name);
+    let read = secret
+        .ok_or_else(|| {
+            format!(
+                "there is no Secret {name}; make one with `openssl genpkey -algorithm ed25519 -out tls.key` and \
+                 `kubectl create secret generic {name} --from-file=tls.key`"
+            )
+        })
+        .and_then(|secret| {
+            Given::read(|key| value(secret, key), shared_secrets).map_err(|error| format!("Secret {name}: {error}"))
+        });
+    read.map_err(|problem| format!("spec.auth.jwt.keySecretRef: {problem}"))
+}
+
+/// What every broker verifies with, absent when one of them does not say.
+///
+/// Pods that are not ready count too: they may be about to be. A pod that is not there yet will load what is published.
+fn loaded(plan: &Plan, observed: &Observed) -> Option<BTreeSet<String>> {
+    let mut common = published(plan, observed)?;
+    let pods: Vec<_> = observed.pods.iter().filter(|pod| !pod.is_over()).collect();
+    if i32::try_from(pods.len()).is_ok_and(|pods| pods < plan.replicas) {
+        return None;
     }
-
-    /// The first key of a broker, which signs at once: no broker knows another.
-    pub fn first(algorithm: api::Algorithm, now: u64, random: impl FnMut() -> [u8; 48]) -> Result<Self, KeyError> {
-        let key = generate(algorithm, random)?;
-        let states = KeyStates::first(&key, now);
-        Ok(Self { private: PrivateKeys { keys: vec![key] }, states })
+    for pod in pods {
+        let keys = &pod.broker.as_ref()?.keys;
+        common.retain(|kid| keys.contains(kid));
     }
+    Some(common)
+}
 
-    /// The key ids that every broker must know before anything moves on.
-    pub fn ids(&self) -> BTreeSet<String> {
-        self.private.keys.iter().map(|key| key.kid().to_owned()).collect()
-    }
+/// What pods find when they look.
+fn published(plan: &Plan, observed: &Observed) -> Option<BTreeSet<String>> {
+    let document = value(observed.secret(&plan.names.jwks)?, build::JWKS)?;
+    Some(KeySet::parse(&document).ok()?.ids().into_iter().collect())
+}
 
-    /// Takes the steps that are due: a key of the algorithm asked for is published as `next`; `next` becomes `active`
-    /// once every broker has loaded it; a `retiring` key goes when the last token that it can have signed has expired.
-    ///
-    /// `loaded` is what all brokers have in common, absent when that is not known.
-    pub fn advance(
-        mut self,
-        algorithm: api::Algorithm,
-        loaded: Option<&BTreeSet<String>>,
-        now: u64,
-        max_token_ttl: u64,
-        random: impl FnMut() -> [u8; 48],
-    ) -> Result<Self, KeyError> {
-        let gone: BTreeSet<String> = self
-            .states
-            .keys
-            .iter()
-            .filter(|record| record.state == KeyState::Retiring && now >= record.since.saturating_add(max_token_ttl))
-            .map(|record| record.kid.clone())
-            .collect();
-        self.states.keys.retain(|record| !gone.contains(&record.kid));
-        self.private.keys.retain(|key| !gone.contains(key.kid()));
-
-        if let Some(next) = self.states.keys.iter().position(|record| record.state == KeyState::Next)
-            && loaded.is_some_and(|loaded| loaded.contains(&self.states.keys[next].kid))
-        {
-            for record in self.states.keys.iter_mut().filter(|record| record.state == KeyState::Active) {
-                (record.state, record.since) = (KeyState::Retiring, now);
+/// Why a key that is published does not sign yet, by the pods that are waited for.
+pub fn awaited(kid: &str, plan: &Plan, observed: &Observed) -> String {
+    let mut pods: Vec<String> = Vec::new();
+    for pod in observed.pods.iter().filter(|pod| !pod.is_over()) {
+        let name = pod.name();
+        match &pod.broker {
+            None if pod.pod.metadata.deletion_timestamp.is_some() => {
+                pods.push(format!("{name} is being deleted and cannot be asked"));
             }
-            (self.states.keys[next].state, self.states.keys[next].since) = (KeyState::Active, now);
-        }
-
-        let wanted = key_algorithm(algorithm);
-        let successor = self.states.keys.iter().any(|record| record.state == KeyState::Next);
-        if !successor && self.private.active(&self.states).is_some_and(|active| active.algorithm() != wanted) {
-            let key = generate(algorithm, random)?;
-            let record = KeyRecord { kid: key.kid().to_owned(), state: KeyState::Next, since: now };
-            self.states.keys.push(record);
-            self.private.keys.push(key);
-        }
-        Ok(self)
-    }
-}
-
-/// About one choice in 2^32 is no key of ES256; then another is.
-fn generate(algorithm: api::Algorithm, mut random: impl FnMut() -> [u8; 48]) -> Result<key::PrivateKey, KeyError> {
-    let algorithm = key_algorithm(algorithm);
-    key::generate(algorithm, &random()).or_else(|_| key::generate(algorithm, &random()))
-}
-
-fn key_algorithm(algorithm: api::Algorithm) -> key::Algorithm {
-    match algorithm {
-        api::Algorithm::EdDSA => key::Algorithm::EdDsa,
-        api::Algorithm::ES256 => key::Algorithm::Es256,
-        api::Algorithm::HS256 => key::Algorithm::Hs256,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: u64 = 24 * 3600;
-
-    fn counting() -> impl FnMut() -> [u8; 48] {
-        let mut count = 0;
-        move || {
-            count += 1;
-            [count; 48]
+            None => pods.push(format!("{name} cannot be asked")),
+            Some(report) if !report.keys.iter().any(|it| it == kid) => pods.push(format!("{name} has not loaded it")),
+            Some(_) => {}
         }
     }
-
-    fn states(keys: &Keys) -> Vec<KeyState> {
-        keys.states.keys.iter().map(|record| record.state).collect()
+    let there = observed.pods.iter().filter(|pod| !pod.is_over()).count();
+    if i32::try_from(there).is_ok_and(|there| there < plan.replicas) {
+        pods.push(format!("{there} of {} pods are there", plan.replicas));
     }
+    if pods.is_empty() { "it is about to sign".to_owned() } else { pods.join(", ") }
+}
 
-    #[test]
-    fn keys_survive_their_documents() {
-        let keys = Keys::first(api::Algorithm::EdDSA, 7, counting()).unwrap();
-        let states = serde_json::to_vec(&keys.states).unwrap();
-        let read = Keys::read(keys.private.to_json().as_bytes(), &states).unwrap();
-        assert_eq!(read.private.to_json(), keys.private.to_json());
-        assert_eq!(read.states, keys.states);
-        assert!(Keys::read(b"{}", &states).unwrap_err().starts_with("keys.json: "));
-    }
-
-    #[test]
-    fn another_algorithm_replaces_the_key_only_when_every_broker_knows_the_new_one() {
-        let mut random = counting();
-        let keys = Keys::first(api::Algorithm::EdDSA, 0, &mut random).unwrap();
-        let old = keys.ids();
-        let keys = keys.advance(api::Algorithm::ES256, Some(&old), 10, DAY, &mut random).unwrap();
-        assert_eq!(states(&keys), [KeyState::Active, KeyState::Next]);
-        let keys = keys.advance(api::Algorithm::ES256, None, 20, DAY, &mut random).unwrap();
-        assert_eq!(
-            states(&keys),
-            [KeyState::Active, KeyState::Next],
-            "brokers that cannot be asked do not count as yes"
-        );
-        let both = keys.ids();
-        let keys = keys.advance(api::Algorithm::ES256, Some(&both), 30, DAY, &mut random).unwrap();
-        assert_eq!(states(&keys), [KeyState::Retiring, KeyState::Active]);
-        assert_eq!(keys.private.active(&keys.states).unwrap().algorithm(), key::Algorithm::Es256);
-        let keys = keys.advance(api::Algorithm::ES256, Some(&both), 29 + DAY, DAY, &mut random).unwrap();
-        assert_eq!(keys.ids(), both, "a token of the old key may still be valid");
-        let keys = keys.advance(api::Algorithm::ES256, Some(&both), 30 + DAY, DAY, &mut random).unwrap();
-        assert_eq!(states(&keys), [KeyState::Active]);
-    }
-
-    #[test]
-    fn nothing_moves_when_nothing_is_due() {
-        let keys = Keys::first(api::Algorithm::EdDSA, 0, counting()).unwrap();
-        let before = keys.states.clone();
-        let after = keys.advance(api::Algorithm::EdDSA, None, u64::MAX, DAY, || unreachable!()).unwrap();
-        assert_eq!(after.states, before);
+/// The event of a step: its reason, and what it says.
+pub fn event(step: &Step) -> (&'static str, String) {
+    match step {
+        Step::Published(kid) => {
+            ("KeyPublished", format!("key {kid} is published; it signs when every pod has loaded it"))
+        }
+        Step::Withdrawn(kid) => {
+            ("KeyWithdrawn", format!("key {kid} is not wanted any more, and has not signed anything"))
+        }
+        Step::Promoted { kid, before } => (
+            "KeyPromoted",
+            format!("key {kid} signs; {before} verifies until the last token that it signed has expired"),
+        ),
+        Step::Gone(kid) => ("KeyRemoved", format!("key {kid} is removed: what it signed has expired")),
+        Step::Revoked { kid, successor: None } => {
+            (COMPROMISED, format!("key {kid} is revoked: no token that it signed is accepted any more"))
+        }
+        Step::Revoked { kid, successor: Some(successor) } => (
+            COMPROMISED,
+            format!(
+                "key {kid} is revoked: no token that it signed is accepted any more; {successor} signs in its place"
+            ),
+        ),
     }
 }
+
+/// The reason of events and conditions about a key that was revoked.
+pub const COMPROMISED: &str = "KeyCompromised";

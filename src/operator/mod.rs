@@ -17,6 +17,7 @@ mod passwords;
 mod random;
 mod reconcile;
 mod references;
+mod revocations;
 mod status;
 
 use std::net::SocketAddr;
@@ -35,6 +36,11 @@ use reconcile::Context;
 /// The label selector of the pods of a broker.
 pub fn pods_of(name: &str) -> String {
     build::selector_text(&build::selector_of(name))
+}
+
+/// The labels of what belongs to the object of this name.
+pub fn labels_of(name: &str) -> std::collections::BTreeMap<String, String> {
+    build::labels_of(name)
 }
 
 /// How the operator runs.

@@ -36,6 +36,8 @@ pub enum Stored {
 #[derive(Debug, Default)]
 pub struct Observed {
     pub children: Children,
+    /// The Secret with the tokens that are taken back.
+    pub revocations: Option<Secret>,
     /// The Secrets that the object refers to, as far as they exist.
     pub referenced: BTreeMap<String, Secret>,
     pub pods: Vec<PodReport>,
@@ -66,6 +68,12 @@ impl PodReport {
     /// The pod's name.
     pub fn name(&self) -> &str {
         self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether all containers of the pod have ended for good.
+    pub fn is_over(&self) -> bool {
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
     }
 
     /// Whether the pod serves MQTT.
@@ -128,13 +136,22 @@ pub async fn observe(
     now: Timestamp,
 ) -> Result<Observed, Error> {
     let namespace = plan.namespace.as_str();
-    let (children, referenced, pods) =
-        tokio::try_join!(children(client, object, plan), referenced(client, namespace, plan), pods(client, plan),)?;
+    let (children, revocations, referenced, pods) = tokio::try_join!(
+        children(client, object, plan),
+        revocations(client, plan),
+        referenced(client, namespace, plan),
+        pods(client, plan),
+    )?;
     let keys = children.secrets.iter().find(|secret| secret.metadata.name.as_ref() == Some(&plan.names.jwt));
     let pods = children.stateful_sets.first().map_or_else(Vec::new, |set| members(set, pods));
     let pods = asker.reports(plan, keys, pods, u64::try_from(now.as_second()).unwrap_or_default()).await;
     let nodes = if plan.service.type_ == ServiceType::NodePort { nodes(client).await? } else { Vec::new() };
-    Ok(Observed { children, referenced, pods, nodes })
+    Ok(Observed { children, revocations, referenced, pods, nodes })
+}
+
+async fn revocations(client: &Client, plan: &Plan) -> Result<Option<Secret>, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &plan.namespace);
+    api.get_opt(&plan.names.revocations).await.map_err(|source| Error::read("Secret", source))
 }
 
 async fn children(client: &Client, object: &MqttBroker, plan: &Plan) -> Result<Children, Error> {

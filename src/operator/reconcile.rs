@@ -23,14 +23,16 @@ use super::apply::{self, Applied};
 use super::ask::Asker;
 use super::build::{self, BROKER_CONTAINER, Ingredients, MANAGER, SPEC_HASH};
 use super::error::Error;
-use super::keys::Keys;
+use super::keys::{self, Advanced};
 use super::metrics::Metrics;
 use super::observe::{self, Observed, Stored};
 use super::passwords;
 use super::random;
 use super::references::References;
+use super::revocations;
 use super::status::{self, Facts};
 use crate::api::{API_VERSION, MqttBroker, MqttBrokerStatus};
+use crate::auth::rotation::Keys;
 use crate::plan::{self, Invalid, Plan};
 use crate::process::Shutdown;
 
@@ -74,14 +76,20 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     };
     context.references.set(&plan.namespace, &plan.name, secrets_of_interest(&plan));
     let observed = observe::observe(&context.client, &context.asker, object, &plan, now).await?;
-    let keys = keys(&plan, &observed, now)?;
+    let keys = keys::advance(&plan, &observed, u64::try_from(now.as_second()).unwrap_or_default(), random::bytes)?;
     let (found, mut missing) = passwords::find(&plan, &observed, random::password);
     missing.extend(passwords::missing_certificates(&plan, &observed));
     let applied = if plan.paused {
         Applied::nothing(&observed)
     } else {
-        apply(context, object, &plan, &observed, keys.as_ref().ok(), found).await?
+        let (keys, secret) = (keys.as_ref().ok().map(|it| &it.keys), observed.revocations.as_ref());
+        let second = u64::try_from(now.as_second()).unwrap_or_default();
+        revocations::keep(&context.client, object, &plan, keys, secret, second).await?;
+        apply(context, object, &plan, &observed, keys, found).await?
     };
+    for (reason, message) in keys.iter().flat_map(|it| &it.steps).map(keys::event) {
+        announce(context, &object.metadata, reason.to_owned(), message).await;
+    }
     let facts = Facts {
         object,
         plan: &plan,
@@ -93,6 +101,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     };
     let status = status::status(&facts);
     let next = next_look(&status, &plan, &observed, now);
+    let next = keys.ok().and_then(|keys| until_due(&keys, now)).map_or(next, |due| due.min(next));
     publish(context, object, status).await?;
     Ok(Action::requeue(next))
 }
@@ -128,29 +137,6 @@ async fn apply(
     apply::apply(&context.client, &resources, observed).await
 }
 
-/// The stored keys, taken a step further if one is due; or why they cannot be read.
-fn keys(plan: &Plan, observed: &Observed, now: Timestamp) -> Result<Result<Keys, String>, Error> {
-    let now = u64::try_from(now.as_second()).unwrap_or_default();
-    let Some(secret) = observed.secret(&plan.names.jwt) else {
-        if plan.paused {
-            return Ok(Err("it is not made while spec.paused is true".into()));
-        }
-        return Ok(Ok(Keys::first(plan.algorithm, now, random::bytes)?));
-    };
-    let document = |key: &str| passwords::value(secret, key).ok_or_else(|| format!("it has no key {key}"));
-    let stored = document(build::KEYS)
-        .and_then(|keys| document(build::STATE).map(|state| (keys, state)))
-        .and_then(|(keys, state)| Keys::read(&keys, &state));
-    let stored = match stored {
-        Ok(stored) if !plan.paused => stored,
-        other => return Ok(other),
-    };
-    // Without pods there is nobody to wait for: they read what is published when they start.
-    let loaded = if observed.pods.is_empty() { Some(stored.ids()) } else { observed.loaded_keys() };
-    let ttl = plan.broker.auth.jwt.max_token_ttl;
-    Ok(Ok(stored.advance(plan.algorithm, loaded.as_ref(), now, ttl, random::bytes)?))
-}
-
 fn bridge_password(plan: &Plan, observed: &Observed) -> String {
     let stored =
         observed.secret(&plan.names.bridge).and_then(|secret| passwords::value(secret, build::BRIDGE_PASSWORD));
@@ -174,14 +160,15 @@ fn image(context: &Context, object: &MqttBroker, plan: &Plan, observed: &Observe
 /// The Secrets whose change concerns the object: those that it refers to, and those that are made for it.
 fn secrets_of_interest(plan: &Plan) -> BTreeSet<String> {
     let names = &plan.names;
-    let ours = [&names.jwt, &names.jwks, &names.users, &names.bridge].into_iter().map(String::as_str);
+    let ours =
+        [&names.jwt, &names.jwks, &names.users, &names.bridge, &names.revocations].into_iter().map(String::as_str);
     let users = plan.users.iter().map(|user| user.secret_name.as_str());
     plan.referenced_secrets().into_iter().chain(ours).chain(users).map(str::to_owned).collect()
 }
 
 /// When to look again if nothing happens before.
 fn next_look(status: &MqttBrokerStatus, plan: &Plan, observed: &Observed, now: Timestamp) -> Duration {
-    let awaited = ["Ready", "KeysReady", "TelemetryReady"].iter().any(|type_| {
+    let awaited = ["Ready", "KeysReady", "KeysCurrent", "TelemetryReady"].iter().any(|type_| {
         let condition = status::find(&status.conditions, type_);
         let open = condition.filter(|_| !status::is_true(&status.conditions, type_));
         let since = open.and_then(|condition| condition.last_transition_time.parse::<Timestamp>().ok());
@@ -192,6 +179,12 @@ fn next_look(status: &MqttBrokerStatus, plan: &Plan, observed: &Observed, now: T
     }
     let quiet = plan.bridge.is_none() && status::is_true(&status.conditions, "Ready");
     (if quiet { QUIET } else { STEADY }).mul_f64(random::jitter())
+}
+
+/// How long it is until time alone makes a step of the keys due, and a second more.
+fn until_due(keys: &Advanced, now: Timestamp) -> Option<Duration> {
+    let due = i64::try_from(keys.due?).ok()?;
+    Some(Duration::from_secs(u64::try_from(due - now.as_second()).unwrap_or_default() + 1))
 }
 
 /// An object that asks for what cannot be: its status says so, and nothing happens until it changes.
@@ -241,7 +234,15 @@ async fn write_status(
 
 /// Tells the people who look at the object. An event that is lost is no reason to fail.
 async fn announce(context: &Context, metadata: &ObjectMeta, reason: String, message: String) {
-    let trouble = ["InvalidSpec", "SecretMissing", "CertificateUnusable", "NameTaken", "ApplyFailed", "Unreadable"];
+    let trouble = [
+        "InvalidSpec",
+        "SecretMissing",
+        "CertificateUnusable",
+        "NameTaken",
+        "ApplyFailed",
+        "Unreadable",
+        keys::COMPROMISED,
+    ];
     let event = Event {
         type_: if trouble.contains(&reason.as_str()) { EventType::Warning } else { EventType::Normal },
         reason,

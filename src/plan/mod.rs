@@ -5,6 +5,7 @@
 
 mod guard;
 mod issuers;
+mod keys;
 mod limits;
 pub mod names;
 mod rules;
@@ -20,6 +21,7 @@ use crate::auth::settings;
 use crate::config::{FORMAT, bridge, broker};
 
 pub use issuers::IssuerSecrets;
+pub use keys::{KeysPlan, key_ids};
 pub use limits::DEFAULT_MEMORY;
 pub use names::Names;
 
@@ -54,7 +56,7 @@ pub struct Plan {
     /// In the order of the object.
     pub users: Vec<UserPlan>,
     /// How this broker's own tokens are signed.
-    pub algorithm: api::Algorithm,
+    pub keys: KeysPlan,
     pub pod: api::Pod,
     pub paused: bool,
 }
@@ -77,7 +79,8 @@ impl Plan {
         let elasticsearch = elasticsearch.into_iter().filter_map(Option::as_deref);
         let issuers = self.issuer_secrets.iter();
         let issuers = issuers.flat_map(|it| it.jwks.iter().map(|(name, _)| name).chain(&it.ca)).map(String::as_str);
-        passwords.chain(issuers).chain(elasticsearch).chain(listeners.map(String::as_str)).collect()
+        let keys = self.keys.secret.as_deref();
+        passwords.chain(issuers).chain(elasticsearch).chain(listeners.map(String::as_str)).chain(keys).collect()
     }
 }
 
@@ -188,7 +191,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         replicas: spec.replicas,
         image: spec.image.clone(),
         service: spec.service.clone(),
-        algorithm: algorithm(&spec.auth.jwt)?,
+        keys: keys::keys(object, broker.auth.jwt.max_token_ttl)?,
         pod: spec.pod.clone(),
         paused: spec.paused,
         namespace,
@@ -351,13 +354,6 @@ fn jwt(namespace: &str, name: &str, jwt: &api::Jwt) -> Result<settings::Jwt, Inv
         bind_client_id: jwt.bind_client_id,
         acl_claim: jwt.acl_claim.clone().unwrap_or_else(|| "acl".into()),
     })
-}
-
-fn algorithm(jwt: &api::Jwt) -> Result<api::Algorithm, Invalid> {
-    if jwt.algorithm == api::Algorithm::HS256 && jwt.acknowledge_shared_secret != Some(true) {
-        return Err(Invalid::new("spec.auth.jwt.algorithm", "HS256 needs acknowledgeSharedSecret: true"));
-    }
-    Ok(jwt.algorithm)
 }
 
 fn users(names: &Names, users: &[api::User]) -> Result<Vec<UserPlan>, Invalid> {

@@ -19,6 +19,8 @@ pub struct Names {
     pub users: String,
     /// Secret with the bridge's password.
     pub bridge: String,
+    /// Secret with the tokens that are taken back.
+    pub revocations: String,
 }
 
 impl Names {
@@ -32,6 +34,7 @@ impl Names {
             jwks: format!("{name}-jwks"),
             users: format!("{name}-users"),
             bridge: format!("{name}-bridge"),
+            revocations: format!("{name}-revocations"),
         }
     }
 

@@ -52,6 +52,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("listeners: []", "spec.listeners in body should have at least 1 items", "must have at least 1 item"),
     (
+        "auth: {jwt: {keySecretRef: {name: k}, rotation: {interval: 720h}}}",
+        "with keySecretRef the keys are yours, and so is their rotation: leave rotation out, and put a new key into the \
+         Secret when it is time",
+        "with keySecretRef the keys are yours, and so is their rotation: leave rotation out, and put a new key into the \
+         Secret when it is time",
+    ),
+    (
         "auth: {users: [{name: a, acl: []}]}",
         "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",
         "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed",

@@ -522,8 +522,11 @@ async fn new_algorithm_signs_only_when_the_brokers_know_its_key() {
             if keys[1]["state"] == "next" { Ok(keys[1]["kid"].clone()) } else { Err(keys) }
         })
         .await;
-        assert_eq!(keys().await[0], json!({"kid": old, "state": "active"}));
-        world.says("home", "KeysReady", "False Loading").await;
+        let active = keys().await[0].clone();
+        assert_eq!((&active["kid"], &active["state"], &active["algorithm"]), (&json!(old), &json!("active"), &json!("EdDSA")));
+        let waits = world.says("home", "KeysCurrent", "False Rotating").await;
+        assert!(waits.message.ends_with("home-0 has not loaded it"), "{}", waits.message);
+        world.says("home", "Ready", "True Serving").await;
         pod.sync(&world).await;
         await_until(DEADLINE, "active key", async || {
             let keys = keys().await;
@@ -533,6 +536,7 @@ async fn new_algorithm_signs_only_when_the_brokers_know_its_key() {
         .await;
         assert!(keys().await[0]["notAfter"].is_string());
         world.says("home", "KeysReady", "True Loaded").await;
+        world.says("home", "KeysCurrent", "True Current").await;
     })
     .await;
 }

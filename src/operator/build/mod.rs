@@ -13,12 +13,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 
-use super::keys::Keys;
 use crate::api::MqttBroker;
+use crate::auth::rotation::Keys;
 use crate::config::broker::Users;
 use crate::plan::Plan;
 
-pub use secret::{BRIDGE_PASSWORD, KEYS, PASSWORD, STATE, USERS, user as user_secret};
+pub use secret::{BRIDGE_PASSWORD, JWKS, KEYS, PASSWORD, STATE, USERS, user as user_secret};
 pub use stateful_set::{BROKER_CONTAINER, SPEC_HASH};
 
 /// Field manager, and value of `app.kubernetes.io/managed-by`.
@@ -65,7 +65,12 @@ pub fn build(object: &MqttBroker, plan: &Plan, ingredients: Ingredients<'_>) -> 
 
 /// The labels of every child.
 pub fn labels(plan: &Plan) -> BTreeMap<String, String> {
-    let mut labels = selector(plan);
+    labels_of(&plan.name)
+}
+
+/// As [`labels`], for who knows only the object's name.
+pub fn labels_of(name: &str) -> BTreeMap<String, String> {
+    let mut labels = selector_of(name);
     labels.insert("app.kubernetes.io/managed-by".into(), MANAGER.into());
     labels
 }
@@ -99,7 +104,8 @@ fn metadata(object: &MqttBroker, plan: &Plan, name: &str) -> ObjectMeta {
     }
 }
 
-fn owner(object: &MqttBroker) -> OwnerReference {
+/// The object, as the owner of its children.
+pub fn owner(object: &MqttBroker) -> OwnerReference {
     OwnerReference {
         api_version: MqttBroker::api_version(&()).into_owned(),
         kind: MqttBroker::kind(&()).into_owned(),

@@ -83,7 +83,7 @@ fn broker(plan: &Plan, image: &str) -> Container {
     let mut ports: Vec<ContainerPort> =
         plan.listeners().iter().map(|listener| container_port(&listener.name, listener.port)).collect();
     ports.push(container_port("admin", BROKER_ADMIN_PORT));
-    let mut mounts = vec![mount("config"), mount("jwks"), mount("users")];
+    let mut mounts = vec![mount("config"), mount("jwks"), mount("users"), mount("revocations")];
     if plan.bridge.is_some() {
         mounts.push(mount("bridge"));
     }
@@ -147,6 +147,8 @@ fn volumes(plan: &Plan) -> Vec<Volume> {
         },
         secret("jwks", &plan.names.jwks),
         secret("users", &plan.names.users),
+        // Nobody has taken a token back yet.
+        optional_secret("revocations", &plan.names.revocations),
     ];
     if plan.bridge.is_some() {
         volumes.push(secret("bridge", &plan.names.bridge));

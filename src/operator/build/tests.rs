@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::rotation::{Keys, Source};
 use crate::config::FORMAT;
-use crate::operator::keys::Keys;
 use crate::plan::plan;
 
 const TELEMETRY: &str = "telemetry: {topics: ['sensor/#'], elasticsearch: {urls: ['http://es:9200'], \
@@ -15,7 +15,7 @@ fn resources(spec: &str) -> Resources {
     object.metadata.namespace = Some("shop".into());
     object.metadata.uid = Some("1234".into());
     let plan = plan(&object).unwrap();
-    let keys = Keys::first(plan.algorithm, 0, || [7; 48]).unwrap();
+    let keys = Keys::first(&plan.keys.wanted(Source::Made), 0, || [7; 48]).unwrap();
     let hashes = Users { format: FORMAT, users: Vec::new() };
     let user_secrets = plan.users.iter().map(|user| user_secret(&object, &plan, user, Some(b"geheim"))).collect();
     let ingredients =

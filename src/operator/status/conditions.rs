@@ -1,5 +1,7 @@
 //! The conditions: each one a function of what is known.
 
+mod keys;
+
 use jiff::{SignedDuration, Timestamp, Unit};
 use k8s_openapi::api::apps::v1::StatefulSet;
 
@@ -7,7 +9,7 @@ use super::Facts;
 use super::endpoints::Reach;
 use crate::api::{Condition, ConditionStatus, ServiceType};
 use crate::config::report::{self, BridgeState};
-use crate::operator::observe::PodReport;
+use crate::operator::revocations;
 
 /// How long a load balancer may take before the message says what can be done.
 const LOAD_BALANCER_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
@@ -52,9 +54,12 @@ pub fn all(facts: &Facts<'_>, reach: &Reach) -> Vec<Condition> {
     let before = facts.object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let roll_out = roll_out(facts);
     let endpoint = endpoint(facts, reach, before);
-    let keys = keys(facts, before);
+    let keys = keys::ready(facts, before);
     let ready = ready(facts, &roll_out, &endpoint, &keys);
     let mut verdicts = vec![("Ready", ready), ("EndpointReady", endpoint), ("KeysReady", keys)];
+    verdicts.extend(keys::current(facts).map(|verdict| ("KeysCurrent", verdict)));
+    verdicts.extend(revocations(facts).map(|verdict| ("RevocationsUsable", verdict)));
+    verdicts.extend(keys::shared_secret(facts).map(|verdict| ("SigningSecretShared", verdict)));
     if facts.plan.bridge.is_some() {
         verdicts.push(("TelemetryReady", telemetry(facts)));
     }
@@ -188,31 +193,12 @@ fn endpoint(facts: &Facts<'_>, reach: &Reach, before: &[Condition]) -> Verdict {
     }
 }
 
-/// Whether every pod that serves MQTT verifies with the keys that there are.
-fn keys(facts: &Facts<'_>, before: &[Condition]) -> Verdict {
-    let keys = match facts.keys {
-        Ok(keys) => keys,
-        Err(problem) => {
-            let secret = &facts.plan.names.jwt;
-            return Verdict::no("Unreadable", format!("Secret {secret} is left alone: {problem}"));
-        }
-    };
-    let ids = keys.ids();
-    let pods: Vec<&str> = facts.observed.pods.iter().filter(|pod| pod.is_ready()).map(PodReport::name).collect();
-    if pods.is_empty() {
-        return Verdict::unknown("NoPods", "no pod serves MQTT that could have loaded keys");
-    }
-    let list = ids.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let loaded = format!("{} loaded {list}", pods.join(", "));
-    match facts.observed.loaded_keys() {
-        Some(known) if ids.is_subset(&known) => Verdict::yes("Loaded", loaded),
-        Some(_) => Verdict::no("Loading", format!("{} did not load {list} yet", pods.join(", "))),
-        // The same pods with the same keys: not to be asked once is no news.
-        None if find(before, "KeysReady").is_some_and(|it| it.reason == "Loaded" && it.message == loaded) => {
-            Verdict::yes("Loaded", loaded)
-        }
-        None => Verdict::unknown("NotReported", format!("{} cannot be asked", pods.join(", "))),
-    }
+/// Says what is wrong with the Secret of revocations, where something is.
+fn revocations(facts: &Facts<'_>) -> Option<Verdict> {
+    let problem = revocations::problem(facts.observed.revocations.as_ref()?)?;
+    let secret = &facts.plan.names.revocations;
+    let message = format!("Secret {secret}: {problem}; remove that key. The pods go on with the entries from before");
+    Some(Verdict::no("BadEntry", message))
 }
 
 /// Where wrong passwords cannot be told apart by where they come from, what that means and what can be done.

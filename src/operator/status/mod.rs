@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use super::apply::Applied;
 use super::build;
 use super::error::Error;
-use super::keys::Keys;
+use super::keys::Advanced;
 use super::observe::Observed;
 use super::passwords::Missing;
-use crate::api::status::{JwtStatus, Key, KeyState, TelemetryStatus, UserStatus};
+use crate::api::status::{JwtStatus, Key, KeyState, RevokedKey, TelemetryStatus, UserStatus};
 use crate::api::{MqttBroker, MqttBrokerStatus};
 use crate::auth::key;
+use crate::auth::rotation::Keys;
 use crate::plan::{Invalid, Plan};
 
 pub use conditions::{find, is_true};
@@ -26,7 +27,7 @@ pub struct Facts<'a> {
     pub observed: &'a Observed,
     pub applied: &'a Applied,
     /// The keys, or why they cannot be read.
-    pub keys: Result<&'a Keys, &'a str>,
+    pub keys: Result<&'a Advanced, &'a str>,
     pub missing: &'a [Missing],
     pub now: Timestamp,
 }
@@ -53,7 +54,8 @@ pub fn status(facts: &Facts<'_>) -> MqttBrokerStatus {
             audience: plan.broker.auth.jwt.audience.clone(),
             secret_name: plan.names.jwt.clone(),
             jwks_secret_name: plan.names.jwks.clone(),
-            keys: facts.keys.map(|keys| key_list(keys, plan.broker.auth.jwt.max_token_ttl)).unwrap_or_default(),
+            keys: facts.keys.map(|advanced| key_list(&advanced.keys)).unwrap_or_default(),
+            revoked_keys: facts.keys.map(|advanced| revoked_list(&advanced.keys)).unwrap_or_default(),
         }),
         users: plan
             .users
@@ -100,24 +102,28 @@ fn not_ready(
     status
 }
 
-fn key_list(keys: &Keys, max_token_ttl: u64) -> Vec<Key> {
-    let not_after = |since: u64| {
-        let end = i64::try_from(since.saturating_add(max_token_ttl)).ok()?;
-        Timestamp::from_second(end).ok().map(|time| time.to_string())
+fn key_list(keys: &Keys) -> Vec<Key> {
+    let key = |record: &key::KeyRecord| Key {
+        kid: record.kid.clone(),
+        state: match record.state {
+            key::KeyState::Next => KeyState::Next,
+            key::KeyState::Active => KeyState::Active,
+            key::KeyState::Retiring => KeyState::Retiring,
+        },
+        algorithm: keys.algorithm(&record.kid).map(|algorithm| algorithm.name().to_owned()),
+        since: time(record.since),
+        not_after: Keys::gone_at(record).and_then(time),
     };
-    keys.states
-        .keys
-        .iter()
-        .map(|record| Key {
-            kid: record.kid.clone(),
-            state: match record.state {
-                key::KeyState::Next => KeyState::Next,
-                key::KeyState::Active => KeyState::Active,
-                key::KeyState::Retiring => KeyState::Retiring,
-            },
-            not_after: if record.state == key::KeyState::Retiring { not_after(record.since) } else { None },
-        })
-        .collect()
+    keys.states.keys.iter().map(key).collect()
+}
+
+fn revoked_list(keys: &Keys) -> Vec<RevokedKey> {
+    let revoked = keys.states.revoked.iter();
+    revoked.map(|it| RevokedKey { kid: it.kid.clone(), since: time(it.since).unwrap_or_default() }).collect()
+}
+
+fn time(seconds: u64) -> Option<String> {
+    Timestamp::from_second(i64::try_from(seconds).ok()?).ok().map(|time| time.to_string())
 }
 
 #[cfg(test)]

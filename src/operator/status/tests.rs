@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ConditionStatus;
+use crate::auth::rotation::{Waiting, Wanted};
 use crate::config::report;
 use crate::operator::observe::PodReport;
 use crate::plan::plan;
@@ -16,7 +17,7 @@ const TELEMETRY: &str = "{telemetry: {topics: ['a'], elasticsearch: {urls: ['htt
 /// One object and everything around it; serving, with keys loaded, until a test changes something.
 struct World {
     object: MqttBroker,
-    keys: Keys,
+    keys: Advanced,
     observed: Observed,
     applied: Applied,
     missing: Vec<Missing>,
@@ -31,10 +32,11 @@ fn world(spec: &str) -> World {
     let mut object = MqttBroker::new("home", serde_saphyr::from_str(spec).unwrap());
     object.metadata.namespace = Some("shop".into());
     object.metadata.generation = Some(3);
-    let keys = Keys::first(crate::api::Algorithm::EdDSA, 0, || [7; 48]).unwrap();
+    let keys = Keys::first(&Wanted::default(), 0, || [7; 48]).unwrap();
+    let keys = Advanced { keys, steps: Vec::new(), waiting: None, problem: None, due: None };
     let pod: Pod = kind(json!({"metadata": {"name": "home-0"}, "status": {
         "conditions": [{"type": "Ready", "status": "True"}]}}));
-    let broker = report::Broker { keys: keys.ids().into_iter().collect(), ..report::Broker::default() };
+    let broker = report::Broker { keys: keys.keys.ids().into_iter().collect(), ..report::Broker::default() };
     let bridge = report::Bridge { state: report::BridgeState::Connected, ..report::Bridge::default() };
     let observed =
         Observed { pods: vec![PodReport { pod, broker: Some(broker), bridge: Some(bridge) }], ..Observed::default() };
@@ -233,11 +235,53 @@ fn why_a_pod_does_not_start_is_in_the_message() {
 #[test]
 fn keys_count_only_when_every_pod_says_so() {
     let mut world = world("{}");
-    let kid = world.keys.ids().into_iter().next().unwrap();
+    let kid = world.keys.keys.ids().into_iter().next().unwrap();
     world.observed.pods[0].broker.as_mut().unwrap().keys.clear();
     assert_eq!(world.says("Ready"), format!("False Loading: home-0 did not load {kid} yet"));
     world.observed.pods[0].broker = None;
     assert_eq!(world.says("Ready"), "Unknown NotReported: home-0 cannot be asked");
+}
+
+#[test]
+fn a_key_that_does_not_sign_yet_says_which_pod_it_waits_for_and_takes_no_readiness() {
+    let mut world = world("{}");
+    let kid = world.keys.keys.active().kid.clone();
+    assert_eq!(world.says("KeysCurrent"), format!("True Current: {kid} signs"));
+    let since = u64::try_from(world.now.as_second()).unwrap();
+    world.keys.waiting = Some(Waiting::ForBrokers { kid: "k2".into(), since });
+    let waits = "k2 signs when every pod has loaded it: home-0 has not loaded it";
+    assert_eq!(world.says("KeysCurrent"), format!("False Rotating: {waits}"));
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+    world.later(121);
+    assert_eq!(world.says("KeysCurrent"), format!("False RotationStuck: {waits}"));
+    world.observed.pods[0].broker = None;
+    assert!(world.says("KeysCurrent").ends_with("home-0 cannot be asked"));
+    world.observed.pods.clear();
+    assert!(world.says("KeysCurrent").ends_with("0 of 1 pods are there"));
+}
+
+#[test]
+fn a_pod_that_accepts_a_revoked_key_is_named() {
+    let mut world = world("{}");
+    let revoked = crate::auth::key::RevokedKey { kid: "k0".into(), since: 5 };
+    world.keys.keys.states.revoked.push(revoked);
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+    world.observed.pods[0].broker.as_mut().unwrap().keys.push("k0".into());
+    assert_eq!(world.says("Ready"), "False KeyCompromised: home-0 still accepts the revoked key k0; it is told not to");
+    let status = world.status().jwt.unwrap();
+    assert_eq!(status.revoked_keys[0].since, "1970-01-01T00:00:05Z");
+}
+
+#[test]
+fn a_secret_on_the_pods_is_said() {
+    let hs256 = world("{auth: {jwt: {algorithm: HS256, acknowledgeSharedSecret: true}}}");
+    assert_eq!(find(&hs256.status().conditions, "SigningSecretShared"), None, "its key is still one of EdDSA");
+    let mut hs256 = hs256;
+    let wanted = Wanted { algorithm: key::Algorithm::Hs256, ..Wanted::default() };
+    hs256.keys.keys = Keys::first(&wanted, 0, || [7; 48]).unwrap();
+    assert!(
+        hs256.says("SigningSecretShared").starts_with("True HS256: Secret home-jwks has what tokens are signed with")
+    );
 }
 
 #[test]
