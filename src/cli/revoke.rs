@@ -4,7 +4,7 @@
 use std::io;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -41,19 +41,19 @@ Clients that are connected with such a token are disconnected; within seconds he
 cluster. The entry goes by itself when the token has expired anyway. Tokens of another issuer: --issuer.";
 
 #[derive(Args, Debug)]
-#[group(id = "what", required = true, multiple = false)]
+#[command(group = ArgGroup::new("what").required(true).multiple(false).args(["token", "jti", "sub", "before"]))]
 pub struct Revoke {
     /// The token itself, or `-` for standard input
-    #[arg(value_name = "TOKEN", group = "what")]
+    #[arg(value_name = "TOKEN")]
     token: Option<String>,
     /// The token with this `jti`
-    #[arg(long, value_name = "ID", group = "what")]
+    #[arg(long, value_name = "ID")]
     jti: Option<String>,
     /// All tokens that this subject has got until now
-    #[arg(long, value_name = "NAME", group = "what")]
+    #[arg(long, value_name = "NAME")]
     sub: Option<String>,
     /// All tokens that this broker's keys have signed until this time: RFC 3339, seconds since 1970, or `now`
-    #[arg(long, value_name = "TIME", group = "what")]
+    #[arg(long, value_name = "TIME")]
     before: Option<String>,
     /// The `iss` of a foreign issuer, with --jti or --sub
     #[arg(long, value_name = "ISSUER", conflicts_with_all = ["token", "before"])]

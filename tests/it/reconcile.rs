@@ -1,6 +1,7 @@
 //! The operator against a real API server.
 
-pub mod world;
+pub mod keys;
+mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -523,7 +524,10 @@ async fn new_algorithm_signs_only_when_the_brokers_know_its_key() {
         })
         .await;
         let active = keys().await[0].clone();
-        assert_eq!((&active["kid"], &active["state"], &active["algorithm"]), (&json!(old), &json!("active"), &json!("EdDSA")));
+        assert_eq!(
+            (&active["kid"], &active["state"], &active["algorithm"]),
+            (&json!(old), &json!("active"), &json!("EdDSA"))
+        );
         let waits = world.says("home", "KeysCurrent", "False Rotating").await;
         assert!(waits.message.ends_with("home-0 has not loaded it"), "{}", waits.message);
         world.says("home", "Ready", "True Serving").await;

@@ -68,7 +68,14 @@ fn containers_mount_what_they_read_and_nothing_else() {
     let [broker, bridge] = pod["spec"]["containers"].as_array().unwrap().as_slice() else { panic!("{pod}") };
     assert_eq!(
         texts(&broker["volumeMounts"], "mountPath"),
-        ["/etc/mqtt/config", "/etc/mqtt/jwks", "/etc/mqtt/users", "/etc/mqtt/bridge", "/var/lib/mqtt"]
+        [
+            "/etc/mqtt/config",
+            "/etc/mqtt/jwks",
+            "/etc/mqtt/users",
+            "/etc/mqtt/revocations",
+            "/etc/mqtt/bridge",
+            "/var/lib/mqtt"
+        ]
     );
     assert_eq!(
         texts(&bridge["volumeMounts"], "mountPath"),
@@ -79,7 +86,7 @@ fn containers_mount_what_they_read_and_nothing_else() {
         volumes.iter().find(|volume| volume["name"] == name).unwrap()["secret"]["optional"].clone()
     };
     assert_eq!((optional("elasticsearch"), optional("elasticsearch-ca")), (json!(true), json!(true)));
-    assert_eq!(optional("jwks"), Value::Null);
+    assert_eq!((optional("jwks"), optional("revocations")), (Value::Null, json!(true)));
 }
 
 #[test]

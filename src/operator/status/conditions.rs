@@ -105,6 +105,11 @@ fn ready(facts: &Facts<'_>, roll_out: &Verdict, endpoint: &Verdict, keys: &Verdi
     if let Some(missing) = facts.missing.first() {
         return Verdict::no("SecretMissing", format!("{}: {}", missing.field, missing.message));
     }
+    if let (Err(problem), Some(_)) = (facts.keys, &facts.plan.keys.secret)
+        && facts.observed.secret(&facts.plan.names.jwt).is_none()
+    {
+        return Verdict::no("SecretMissing", problem);
+    }
     if facts.plan.replicas == 0 {
         return Verdict::no("Stopped", "spec.replicas is 0");
     }

@@ -333,6 +333,11 @@ async fn mount(world: &World, pod: &Pod, etc: &Path) {
         } else {
             continue;
         };
+        for entry in std::fs::read_dir(&directory).unwrap().map(Result::unwrap).filter(|it| it.path().is_file()) {
+            if !files.iter().any(|(key, _)| entry.file_name().to_str() == Some(key)) {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
         for (key, bytes) in files {
             std::fs::write(directory.join(key), bytes).unwrap();
         }
