@@ -24,6 +24,8 @@ pub struct Keeping {
     home: Home,
     plan: KeysPlan,
     source: Source,
+    /// Seconds that a token of another issuer may live.
+    longest_foreign: u64,
 }
 
 impl Keeping {
@@ -38,7 +40,8 @@ impl Keeping {
                 Source::Given(Some(given.map_err(problem)?))
             }
         };
-        Ok(Self { home: home.clone(), plan: plan.keys.clone(), source })
+        let longest_foreign = plan.broker.auth.issuers.iter().map(|issuer| issuer.max_token_ttl).max().unwrap_or(0);
+        Ok(Self { home: home.clone(), plan: plan.keys.clone(), source, longest_foreign })
     }
 
     /// Takes the steps that are due while no broker runs: it will read what is written here.
@@ -74,7 +77,8 @@ impl Keeping {
     fn prune_revocations(&self) -> Result<(), Error> {
         let keys = self.stored()?;
         let records = keys.iter().flat_map(|keys| &keys.states.keys);
-        let longest = records.map(|record| record.longest).chain([self.plan.max_token_ttl]).max().unwrap_or(u64::MAX);
+        let longest = records.map(|record| record.longest).chain([self.plan.max_token_ttl, self.longest_foreign]);
+        let longest = longest.max().unwrap_or(u64::MAX);
         revocations::prune(&self.home.etc().revocations(), longest, now())
     }
 

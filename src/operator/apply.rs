@@ -46,7 +46,8 @@ pub async fn apply(client: &Client, resources: &Resources, observed: &Observed) 
     let stateful_set = apply_each(client, stateful_sets, &children.stateful_sets).await?.pop();
     prune(client, &resources.services, &children.services).await?;
     prune(client, &[resources.secrets.as_slice(), &resources.user_secrets].concat(), &children.secrets).await?;
-    nudge(client, &mounted(&secrets, &resources.config_map), &observed.pods).await?;
+    let mounted = mounted(&secrets, observed.revocations.as_ref(), &resources.config_map);
+    nudge(client, &mounted, &observed.pods).await?;
     Ok(Applied { services, stateful_set })
 }
 
@@ -158,14 +159,14 @@ fn is_kept<K: Resource>(name: &str, child: &K) -> bool {
 }
 
 /// A hash over what pods mount and read again.
-fn mounted(secrets: &[Secret], config: &ConfigMap) -> String {
+fn mounted(secrets: &[Secret], revocations: Option<&Secret>, config: &ConfigMap) -> String {
     let contents: Vec<_> = secrets
         .iter()
         .filter(|secret| secret.type_.as_deref() == Some("Opaque"))
         .filter(|secret| !secret.data.iter().any(|data| data.contains_key(build::KEYS)))
         .map(|secret| &secret.data)
         .collect();
-    build::hash(&(contents, &config.data))
+    build::hash(&(contents, revocations.map(|secret| &secret.data), &config.data))
 }
 
 async fn nudge(client: &Client, hash: &str, pods: &[PodReport]) -> Result<(), Error> {

@@ -38,7 +38,8 @@ pub async fn keep(
 /// Seconds that the longest token lives that any broker of the object accepted while its keys were in use.
 fn longest(plan: &Plan, keys: Option<&Keys>) -> u64 {
     let records = keys.into_iter().flat_map(|keys| &keys.states.keys);
-    records.map(|record| record.longest).chain([plan.keys.max_token_ttl]).max().unwrap_or(u64::MAX)
+    let foreign = plan.broker.auth.issuers.iter().map(|issuer| issuer.max_token_ttl);
+    records.map(|record| record.longest).chain(foreign).chain([plan.keys.max_token_ttl]).max().unwrap_or(u64::MAX)
 }
 
 fn change(object: &MqttBroker, plan: &Plan, secret: &Secret, longest: u64, now: u64) -> Option<Value> {

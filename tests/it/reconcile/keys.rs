@@ -260,6 +260,7 @@ async fn own_key_signs_and_outlives_the_object() {
         let waits = world.says("home", "Ready", "False SecretMissing").await;
         assert!(waits.message.contains("openssl genpkey"), "{}", waits.message);
         world.secret("mine", &[("tls.key", OWN[0])]).await;
+        world.child::<Secret>("home-jwks").await;
         let pod = world.serving("home", spec).await;
         let first = in_state(&keys(&world).await, "active").to_owned();
         assert_eq!(first, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "the thumbprint of the key");
