@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Policy;
 use super::filter::Filter;
 use super::grants::{BRIDGE_GROUP, Decider, Statement, first_level, is_open};
-use super::identity::Identity;
+use super::identity::{Identity, Principal};
 use super::rule::{Permission, Share};
 use super::template::Values;
 use crate::mqtt::{QoS, topic};
@@ -132,7 +132,7 @@ enum Beforehand {
     /// Clients never publish to this topic.
     Closed(String),
     /// The client is not known to the policy.
-    Unknown,
+    Unknown(Principal),
     /// The bridge may subscribe to the topics of telemetry, and publishes nothing.
     Bridge(bool),
 }
@@ -161,6 +161,12 @@ pub fn explain<'a>(
     let mut explanation = consider(policy, identity, client_id, request);
     explanation.now = now;
     explanation
+}
+
+/// The rules of a client in the order in which they decide, one line each, with its values in place.
+pub fn effective_rules(policy: &Policy, identity: &Identity, client_id: &str) -> Vec<String> {
+    let Some(rules) = policy.rules(identity, client_id) else { return Vec::new() };
+    rules.places().map(|(place, rule)| format!("{place}  {}", rule.words(&rules.values))).collect()
 }
 
 /// Why a request is refused, in one line of at most [`MAX_REASON`] bytes: the short form of [`explain`].
@@ -203,7 +209,7 @@ fn consider<'a>(
             };
             explanation.beforehand = Some(Beforehand::Bridge(explanation.allowed));
         }
-        (None, _) => explanation.beforehand = Some(Beforehand::Unknown),
+        (None, _) => explanation.beforehand = Some(Beforehand::Unknown(identity.principal.clone())),
         (Some(_), Asked::Topic(topic)) if !is_open(topic) => {
             explanation.beforehand = Some(Beforehand::Closed(first_level(topic).to_owned()));
         }
@@ -415,7 +421,9 @@ impl Display for Beforehand {
         match self {
             Self::Malformed(problem) => f.write_str(problem),
             Self::Closed(level) => write!(f, "clients never publish to {level}/…: these topics are the broker's own"),
-            Self::Unknown => f.write_str("the client is not known here any more"),
+            Self::Unknown(Principal::Anonymous) => f.write_str("anonymous clients are not allowed here"),
+            Self::Unknown(Principal::User(name)) => write!(f, "there is no user {name:?} here"),
+            Self::Unknown(_) => f.write_str("the client is not known here"),
             Self::Bridge(true) => f.write_str("a topic of spec.telemetry.topics"),
             Self::Bridge(false) => {
                 f.write_str("the bridge may subscribe to the filters of spec.telemetry.topics, and nothing else")

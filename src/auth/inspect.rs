@@ -20,6 +20,8 @@ pub struct Inspection {
     pub claims: Map<String, Value>,
     /// When the token was issued and until when it is valid, one line each.
     pub times: Vec<String>,
+    /// What the broker knows of its key, where that can be asked.
+    pub key: Option<String>,
     /// The rules as they decide, one line each, with the values that the token has for the placeholders.
     pub rules: Vec<String>,
     /// Why a broker would refuse the token whatever its keys are; what its issuer and audience are worth is not known.
@@ -38,7 +40,7 @@ pub fn inspect(token: &str, acl_claim: &str, now: u64) -> Result<Inspection, Tok
     };
     let (header, claims) = (part(header, "header")?, part(payload, "payload")?);
     let problem = problem(token, &header, &claims, acl_claim, now);
-    Ok(Inspection { times: times(&claims, now), rules: rules(&claims, acl_claim), problem, header, claims })
+    Ok(Inspection { times: times(&claims, now), key: None, rules: rules(&claims, acl_claim), problem, header, claims })
 }
 
 fn problem(
@@ -109,6 +111,9 @@ impl Display for Inspection {
         writeln!(f, "claims {}", object(&self.claims)?)?;
         for line in &self.times {
             writeln!(f, "{line}")?;
+        }
+        if let Some(key) = &self.key {
+            writeln!(f, "key         {key}")?;
         }
         for (index, rule) in self.rules.iter().enumerate() {
             writeln!(f, "rule {:<6} {rule}", index + 1)?;

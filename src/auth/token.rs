@@ -203,6 +203,11 @@ impl Verified {
         }
     }
 
+    /// The client ids that the token is for; empty means any.
+    pub fn client_ids(&self) -> &[String] {
+        &self.credential.client_ids
+    }
+
     /// What of a token that was right before may have changed by itself.
     pub(super) fn check_again(&self, now: u64) -> Result<(), TokenError> {
         self.times.check(now)

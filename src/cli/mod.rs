@@ -6,6 +6,7 @@
 
 mod address;
 mod admin;
+mod authz;
 mod bench;
 mod denies;
 mod endpoint;
@@ -15,6 +16,7 @@ mod messages;
 mod mqttctl;
 mod programs;
 mod revoke;
+mod rules;
 mod session;
 mod target;
 mod token;

@@ -1,12 +1,14 @@
 //! The verbs of `mqttctl`.
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use super::target::Where;
-use super::{bench, block_on, denies, endpoint, exit, keys, lint, messages, now, revoke, say, session, token, up};
+use super::{
+    authz, bench, block_on, chain, denies, endpoint, exit, keys, lint, messages, now, revoke, rules, say, session,
+    token, up,
+};
 use crate::process::logs;
 
 const EXAMPLES: &str = "Examples:
@@ -23,6 +25,10 @@ const ISSUE_EXAMPLES: &str = "Examples:
   mqttctl token issue --sub dev1 --publish 'sensor/${clientid}/#' --subscribe 'cmd/${clientid}/#'
   mqttctl token issue --sub dev1 --client-id dev1 --group thermometers --ttl 30d > dev1.jwt
   mosquitto_pub -h HOST -t sensor/dev1/c -m 21 $(mqttctl token issue --sub dev1 --publish 'sensor/#' -o mosquitto)";
+
+const INSPECT_HELP: &str =
+    "Where the broker's state is at hand (--state, ./.mqtt) or a cluster is named (-b, -n, --context,
+--kubeconfig), the state of the key and all rules that hold for the bearer are told too.";
 
 /// Brokers described by MqttBroker objects, on this machine and in a cluster.
 #[derive(Debug, Parser)]
@@ -59,6 +65,11 @@ enum Verb {
     /// What no rule allowed, and whoever was not let in
     #[command(after_help = denies::EXAMPLES)]
     Denies(denies::Denies),
+    /// What clients may do: explain, test
+    Authz {
+        #[command(subcommand)]
+        verb: authz::Verb,
+    },
     /// Publish a message
     Publish(messages::Publish),
     /// Subscribe, and print what comes
@@ -75,10 +86,13 @@ enum TokenVerb {
     #[command(after_help = ISSUE_EXAMPLES)]
     Issue(token::IssueArgs),
     /// Say what a token says; needs no key, and so proves nothing
+    #[command(after_help = INSPECT_HELP)]
     Inspect(token::InspectArgs),
     /// Take tokens back before they expire
     #[command(after_help = revoke::EXAMPLES)]
     Revoke(revoke::Revoke),
+    /// Whether the broker accepts a token now: exit code 0, or 1 and the reason; 2 if that cannot be told
+    Verify(token::VerifyArgs),
 }
 
 /// `mqttctl`.
@@ -90,10 +104,12 @@ pub fn main() -> ExitCode {
         Verb::Endpoint(flags) => block_on(endpoint::run(flags, wanted)),
         Verb::Keys { verb } => block_on(keys::run(verb, wanted)),
         Verb::Token { verb: TokenVerb::Issue(flags) } => block_on(issue(flags, wanted)),
-        Verb::Token { verb: TokenVerb::Inspect(flags) } => inspect(&flags),
         Verb::Token { verb: TokenVerb::Revoke(flags) } => block_on(revoke::run(flags, wanted)),
+        Verb::Token { verb: TokenVerb::Inspect(flags) } => block_on(inspect(flags, wanted)),
+        Verb::Token { verb: TokenVerb::Verify(flags) } => return verify(&flags, &wanted),
         Verb::Session { verb } => block_on(session::run(verb, wanted)),
         Verb::Denies(flags) => block_on(denies::run(flags, wanted)),
+        Verb::Authz { verb } => return authz::run(verb, &wanted),
         Verb::Publish(flags) => block_on(messages::publish(flags, wanted)),
         Verb::Subscribe(flags) => block_on(messages::subscribe(flags, wanted)),
         Verb::Lint(flags) => lint::run(&flags),
@@ -109,8 +125,26 @@ async fn issue(flags: token::IssueArgs, wanted: Where) -> anyhow::Result<()> {
     say(token::issue(&flags, &key, &jwt, now()?, random)?)
 }
 
-fn inspect(flags: &token::InspectArgs) -> anyhow::Result<()> {
-    say(token::tell(flags, || io::read_to_string(io::stdin()), now()?)?)
+async fn inspect(flags: token::InspectArgs, wanted: Where) -> anyhow::Result<()> {
+    let rules = if wanted.names_something() { Some(rules::of_target(&wanted.find().await?).await?) } else { None };
+    say(token::tell(&flags, rules.as_ref(), now()?)?)
+}
+
+fn verify(flags: &token::VerifyArgs, wanted: &Where) -> ExitCode {
+    let mut code = 2;
+    let result = block_on(async {
+        let rules = rules::of_target(&wanted.find().await?).await?;
+        let verified = token::verify(&token::read(&flags.token)?, flags.client_id.as_deref(), &rules, now()?)?;
+        code = u8::from(verified.is_err());
+        say(verified.unwrap_or_else(|refused| refused))
+    });
+    match result {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("mqttctl: {}", chain(&error));
+            ExitCode::from(2)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -65,6 +65,15 @@ impl Target {
 }
 
 impl Where {
+    /// Whether a place is named, or the state of an `up` is at hand: where nothing is, nothing is looked for.
+    pub fn names_something(&self) -> bool {
+        let named = [&self.namespace, &self.broker, &self.context].into_iter().any(Option::is_some);
+        named
+            || self.state.is_some()
+            || self.kubeconfig.is_some()
+            || !state::homes(Path::new(state::DEFAULT)).is_empty()
+    }
+
     /// Finds the one broker that is meant, and says on stderr where it was looked for.
     ///
     /// `--state` comes first; then a flag that names a cluster; then `./.mqtt`, when an `up` runs there; then the

@@ -2,13 +2,18 @@
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
 use ulid::Ulid;
 
+use super::rules::Rules;
+
+use crate::auth::explain::effective_rules;
 use crate::auth::inspect::inspect;
-use crate::auth::key::PrivateKey;
+use crate::auth::key::{KeyRecord, PrivateKey};
 use crate::auth::rule::{Action, Permission, QosSet, Rule};
 use crate::auth::settings::Jwt;
 use crate::auth::token::{self, Claims, Expected};
+use crate::auth::{Presented, Refusal, Verdict};
 
 /// What the token is to say.
 #[derive(Args, Clone, Debug)]
@@ -59,12 +64,26 @@ pub enum Output {
 /// Which token is told about.
 #[derive(Args, Clone, Debug)]
 pub struct InspectArgs {
-    /// The token, or `-` for standard input
+    /// The token, `-` for standard input, or @FILE
     #[arg(value_name = "TOKEN")]
     pub token: String,
-    /// The claim that carries the rules
-    #[arg(long, value_name = "CLAIM", default_value = token::DEFAULT_ACL_CLAIM)]
-    pub acl_claim: String,
+    /// The claim that carries the rules [default: that of the broker, else `acl`]
+    #[arg(long, value_name = "CLAIM")]
+    pub acl_claim: Option<String>,
+    /// The client id that `${clientid}` stands for [default: that of the token, else its subject]
+    #[arg(long, value_name = "ID")]
+    pub client_id: Option<String>,
+}
+
+/// Which token is verified.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// The token, `-` for standard input, or @FILE
+    #[arg(value_name = "TOKEN")]
+    pub token: String,
+    /// The client id that comes with it [default: that of the token, else its subject]
+    #[arg(long, value_name = "ID")]
+    pub client_id: Option<String>,
 }
 
 /// Seconds from a text such as `90s`, `15m`, `12h`, `30d`.
@@ -149,13 +168,91 @@ fn quote(text: &str) -> String {
     }
 }
 
-/// What a token says, in words. `input` gives standard input where the argument is `-`.
-pub fn tell(args: &InspectArgs, input: impl FnOnce() -> std::io::Result<String>, now: u64) -> anyhow::Result<String> {
-    let token = match args.token.as_str() {
-        "-" => input().context("read the token from standard input")?,
-        token => token.to_owned(),
+/// A token from an argument: the token itself, `-` for standard input, or `@FILE`.
+pub fn read(argument: &str) -> anyhow::Result<String> {
+    let text = match (argument, argument.strip_prefix('@')) {
+        ("-", _) => std::io::read_to_string(std::io::stdin()).context("read the token from standard input")?,
+        (_, Some(file)) => std::fs::read_to_string(file).with_context(|| format!("read the token from {file}"))?,
+        (token, None) => token.to_owned(),
     };
-    Ok(inspect(token.trim(), &args.acl_claim, now)?.to_string())
+    Ok(text.trim().to_owned())
+}
+
+/// A token as MQTT 5 presents it.
+pub fn presented<'a>(token: &'a [u8], client_id: &'a str) -> Presented<'a> {
+    Presented { method: Some("JWT"), data: Some(token), client_id, ..Presented::default() }
+}
+
+/// Whether the broker would accept a token at `now`: what it finds, and why not.
+pub fn verify(token: &str, client_id: Option<&str>, rules: &Rules, now: u64) -> anyhow::Result<Result<String, String>> {
+    let says = |refusal: Refusal| {
+        let Refusal { code, return_code, log, .. } = refusal;
+        format!("refused   {log}\nsent      CONNACK {:#04x} (v5) | {return_code} (3.1.1)", code.0)
+    };
+    if !rules.has_keys {
+        bail!("the public keys cannot be read, so the token cannot be verified");
+    }
+    let client_id = match (client_id, rules.policy.verify_token(token.as_bytes(), now)) {
+        (Some(id), _) => id.to_owned(),
+        (None, Ok(verified)) => verified.client_ids().first().cloned().unwrap_or_else(|| verified.subject.clone()),
+        (None, Err(error)) => return Ok(Err(says(error.into()))),
+    };
+    Ok(match rules.policy.authenticate(&presented(token.as_bytes(), &client_id), now) {
+        Verdict::Accepted(identity) => {
+            let expires = identity.expires_at.map(|at| token::duration(at.saturating_sub(now))).unwrap_or_default();
+            let kid = identity.key_id().unwrap_or_default();
+            Ok(format!(
+                "accepted  {} as client {client_id:?}\nkey       {kid}\nexpires   in {expires}",
+                identity.principal
+            ))
+        }
+        Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(says(refusal)),
+        Verdict::CheckPassword(_) => bail!("the token is taken for a password"),
+    })
+}
+
+/// What a token says, in words; more of it where the broker's rules are at hand.
+pub fn tell(args: &InspectArgs, rules: Option<&Rules>, now: u64) -> anyhow::Result<String> {
+    let token = read(&args.token)?;
+    let usual = rules.map_or(token::DEFAULT_ACL_CLAIM, |rules| Expected::from(&rules.settings.jwt).acl_claim);
+    let mut inspection = inspect(&token, args.acl_claim.as_deref().unwrap_or(usual), now)?;
+    if let Some(rules) = rules {
+        inspection.key = inspection.header.get("kid").and_then(|kid| kid.as_str()).map(|kid| key(kid, rules, now));
+        let client_id = args.client_id.clone().unwrap_or_else(|| client_id(&inspection.claims));
+        let presented = presented(token.as_bytes(), &client_id);
+        let bearer = rules.policy.assume(&inspection.claims, &presented, when_valid(&inspection.claims, now));
+        match bearer {
+            Ok(identity) => inspection.rules = effective_rules(&rules.policy, &identity, &client_id),
+            Err(refusal) => inspection.problem = inspection.problem.or(Some(refusal.log)),
+        }
+    }
+    Ok(inspection.to_string())
+}
+
+/// What is known of a key.
+fn key(kid: &str, rules: &Rules, now: u64) -> String {
+    let record = rules.states.iter().flat_map(|states| &states.keys).find(|record| record.kid == kid);
+    if let Some(KeyRecord { state, since, .. }) = record {
+        let state = format!("{state:?}").to_lowercase();
+        return format!("{kid}, {state} for {}", token::duration(now.saturating_sub(*since)));
+    }
+    let loaded = rules.policy.key_ids().iter().any(|it| it == kid);
+    let loaded = loaded || rules.policy.foreign_keys().any(|(_, it, _)| it == kid);
+    format!("{kid}, {}", if loaded { "one of the broker's" } else { "none of the broker's" })
+}
+
+/// The client id that goes with a token when none is given.
+pub fn client_id(claims: &Map<String, Value>) -> String {
+    let ids = claims.get("client_id");
+    let id = ids.and_then(|ids| ids.as_str().or_else(|| ids.get(0)?.as_str()));
+    id.or_else(|| claims.get("sub")?.as_str()).unwrap_or("client").to_owned()
+}
+
+/// A time at which a token is valid, `now` if it is.
+pub fn when_valid(claims: &Map<String, Value>, now: u64) -> u64 {
+    let seconds = |claim: &str| claims.get(claim).and_then(Value::as_u64);
+    let starts = seconds("iat").max(seconds("nbf")).unwrap_or(0);
+    now.min(seconds("exp").unwrap_or(u64::MAX).saturating_sub(1)).max(starts)
 }
 
 #[cfg(test)]
@@ -269,12 +366,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_told_from_the_argument_or_from_standard_input() {
+    fn a_token_is_told_from_the_argument_or_from_a_file() {
         let token = issued(&["--sub", "dev1", "--publish", "a/${sub}"]).unwrap();
-        let args = |token: &str| InspectArgs { token: token.to_owned(), acl_claim: "acl".to_owned() };
-        let told = tell(&args(&token), || panic!("not asked"), NOW).unwrap();
+        let args = |token: &str| InspectArgs { token: token.to_owned(), acl_claim: None, client_id: None };
+        let told = tell(&args(&token), None, NOW).unwrap();
         assert!(told.contains(r#"allow publish "a/dev1""#) && told.contains("(in 60 min)"), "{told}");
-        assert_eq!(tell(&args("-"), || Ok(format!("{token}\n")), NOW).unwrap(), told);
-        assert!(tell(&args("x"), || panic!("not asked"), NOW).is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, format!("{token}\n")).unwrap();
+        assert_eq!(tell(&args(&format!("@{}", file.path().display())), None, NOW).unwrap(), told);
+        assert!(tell(&args("x"), None, NOW).is_err() && tell(&args("@/nowhere"), None, NOW).is_err());
     }
 }

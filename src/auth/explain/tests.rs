@@ -178,7 +178,7 @@ fn users_and_anonymous_clients_are_told_where_a_rule_belongs() {
     let nobody = Identity::new(Principal::Anonymous, Credential::Nothing);
     assert!(told(&policy, &nobody, publish("a")).0.ends_with("an allow of publish \"a\" in spec.auth.anonymous.acl"));
     let carol = Identity::new(Principal::User("carol".to_owned()), Credential::Password("".into()));
-    assert_eq!(told(&policy, &carol, publish("a")).1, "the client is not known here any more");
+    assert_eq!(told(&policy, &carol, publish("a")).1, r#"there is no user "carol" here"#);
 }
 
 #[test]

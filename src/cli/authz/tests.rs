@@ -1,0 +1,81 @@
+use super::*;
+
+const MANIFEST: &str = r#"
+apiVersion: mqtt-operator.io/v1alpha1
+kind: MqttBroker
+metadata: {name: home, namespace: shop}
+spec:
+  auth:
+    deny:
+      - {permission: deny, action: all, topic: "secret/#"}
+    groups:
+      - name: sensors
+        acl: [{permission: allow, action: publish, topic: "dev/${clientid}/#"}]
+    users:
+      - name: alice
+        generate: true
+        acl: [{permission: allow, action: subscribe, topic: "home/#"}]
+"#;
+
+async fn rules() -> Rules {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, MANIFEST).unwrap();
+    rules::find(&From { file: Some(file.path().to_owned()) }, &Where::default()).await.unwrap()
+}
+
+async fn judged(cases: &str) -> anyhow::Result<(usize, usize, String)> {
+    let (file, mut told) = (read_cases(cases)?, String::new());
+    let (asked, wrong) = judge(&file, &rules().await, 1_763_800_000, |line| {
+        told.push_str(&line);
+        Ok(())
+    })?;
+    Ok((asked, wrong, told))
+}
+
+#[tokio::test]
+async fn cases_are_asked_and_what_is_not_as_expected_is_explained() {
+    let (asked, wrong, told) = judged(
+        "cases:
+- {user: alice, action: subscribe, topic: [home/+, 'home/#', home/door], expect: allow}
+- {user: alice, action: subscribe, topic: '#', expect: deny}
+- {token: {sub: dev1, groups: [sensors]}, action: publish, topic: dev/dev1/t, qos: 1, expect: allow}
+- {token: {sub: dev1, groups: [sensors]}, client: dev2, action: will, topic: dev/dev1/t, expect: deny}
+- {anonymous: true, action: publish, topic: a, expect: deny}
+- {name: a hole, user: alice, action: subscribe, topic: secret/a, expect: allow}
+",
+    )
+    .await
+    .unwrap();
+    assert_eq!((asked, wrong), (8, 1));
+    let begins = "case 6 (a hole): expected allow\nDENY subscribe \"secret/a\"  client=alice user=alice cred=password\n  deny[0]";
+    assert!(told.starts_with(begins), "{told}");
+}
+
+#[tokio::test]
+async fn a_case_that_cannot_be_asked_is_an_error_that_names_it() {
+    for (case, error) in [
+        (
+            "{user: bob, action: publish, topic: a, expect: deny}",
+            "case 1: there is no user \"bob\" here; there are: alice",
+        ),
+        ("{action: publish, topic: a, expect: deny}", "case 1: exactly one of user, token and anonymous: true"),
+        ("{user: alice, anonymous: true, action: publish, topic: a, expect: deny}", "case 1: exactly one of"),
+        ("{token: {}, action: publish, topic: a, expect: deny}", "case 1: token: `sub` is missing"),
+        ("{user: alice, action: publish, topic: a, qos: 3, expect: deny}", "case 1: 3 is not a level of QoS"),
+        ("{user: alice, action: publish, topic: a}", "line 2: "),
+        ("{user: alice, action: publish, topic: a, expect: deny, topics: b}", "line 2: "),
+    ] {
+        let found = chain(&judged(&format!("cases:\n- {case}\n")).await.unwrap_err());
+        assert!(found.starts_with(error), "{found}");
+    }
+}
+
+#[test]
+fn a_token_is_valid_at_some_time() {
+    let claims = |text: &str| serde_json::from_str(text).unwrap();
+    assert_eq!(when_valid(&claims(r#"{"iat": 10, "exp": 20}"#), 15), 15);
+    assert_eq!(when_valid(&claims(r#"{"iat": 10, "exp": 20}"#), 30), 19);
+    assert_eq!(when_valid(&claims(r#"{"iat": 10, "nbf": 12, "exp": 20}"#), 5), 12);
+    assert_eq!(client_id(&claims(r#"{"sub": "s", "client_id": ["a", "b"]}"#)), "a");
+    assert_eq!(client_id(&claims(r#"{"sub": "s"}"#)), "s");
+}
