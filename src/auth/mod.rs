@@ -25,6 +25,7 @@ pub mod rule;
 pub mod settings;
 pub mod template;
 pub mod token;
+pub mod unreachable;
 pub mod why;
 
 pub use grants::Grants;

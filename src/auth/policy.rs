@@ -368,7 +368,7 @@ impl Policy {
         presented: &Presented<'_>,
         now: u64,
     ) -> Result<Identity, Refusal> {
-        let kid = "unknown";
+        let kid = "";
         let own = || token::read_claims(claims.clone(), kid.to_owned(), &token::Expected::from(&self.jwt), now);
         let verified = self.issuers.believe(claims, kid, now).unwrap_or_else(own)?;
         token::admit(&verified, presented, self.jwt.bind_client_id)

@@ -8,6 +8,7 @@ use clap::Args;
 use super::say;
 use crate::api::MqttBroker;
 use crate::api::manifest::Manifest;
+use crate::auth::unreachable;
 use crate::{local, plan};
 
 const EXAMPLES: &str = "Examples:
@@ -34,6 +35,9 @@ pub fn run(lint: &Lint) -> anyhow::Result<()> {
                     say(format_args!("{}: MqttBroker {name} is valid", file.display()))?;
                     for secret in missing(object, &plan, &manifest) {
                         say(format_args!("{}: note: Secret {secret} is not in this file", file.display()))?;
+                    }
+                    for warning in unreachable::warnings(&plan.broker.auth) {
+                        say(format_args!("{}: MqttBroker {name}: warning: {warning}", file.display()))?;
                     }
                 }
                 Err(error) => {

@@ -49,7 +49,12 @@ impl Explanation<'_> {
             Principal::Anonymous => "-".to_owned(),
             other => other.to_string(),
         };
-        let kid = self.identity.key_id().map(|kid| format!(" kid={}", short_kid(kid))).unwrap_or_default();
+        let kid = self
+            .identity
+            .key_id()
+            .filter(|kid| !kid.is_empty())
+            .map(|kid| format!(" kid={}", short_kid(kid)))
+            .unwrap_or_default();
         let expires = self.identity.expires_at.map(|at| format!(" exp={}", distance(at, self.now)));
         format!(" user={} cred={}{kid}{}", user.escape_debug(), self.identity.method(), expires.unwrap_or_default())
     }
@@ -102,15 +107,20 @@ impl Explanation<'_> {
     /// What the client may do that comes next to what it asked for.
     fn instead(&self) -> Option<String> {
         let Request { verb, qos, retain, .. } = self.request;
-        let levels = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
-        let other_qos = levels.into_iter().find(|it| *it != qos && self.allows(Request { qos: *it, ..self.request }));
-        if let Some(qos) = other_qos {
-            return Some(format!("{} with QoS {}", self.verb(), qos as u8));
-        }
-        let Ok(Asked::Filter(asked, _, share)) = Asked::of(&self.request) else {
-            let other = self.allows(Request { retain: !retain, ..self.request });
-            return other.then(|| format!("{} {} RETAIN", self.verb(), if retain { "without" } else { "with" }));
+        // The least change first: another QoS, the other RETAIN, both.
+        let with = |retain| {
+            let levels = [qos, QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter();
+            levels.map(move |qos| Request { qos, retain, ..self.request })
         };
+        let other_retain = (verb != Verb::Subscribe).then(|| with(!retain));
+        let other = with(retain).chain(other_retain.into_iter().flatten()).find(|other| self.allows(*other));
+        if let Some(other) = other {
+            let level = (other.qos != qos).then(|| format!("with QoS {}", other.qos as u8));
+            let flag = (other.retain != retain).then_some(if retain { "without RETAIN" } else { "with RETAIN" });
+            let how: Vec<&str> = level.as_deref().into_iter().chain(flag).collect();
+            return Some(format!("{} {}", self.verb(), how.join(" and ")));
+        }
+        let Ok(Asked::Filter(asked, _, share)) = Asked::of(&self.request) else { return None };
         let rules = self.policy.rules(self.identity, self.client_id)?;
         let allows = rules.statements().filter(|it| it.permission() == Permission::Allow && it.is_about_subscribing());
         let narrower = allows.filter_map(|rule| {

@@ -131,6 +131,8 @@ fn qos_retain_and_share_are_told_where_they_are_the_reason() {
     assert_eq!(short, r#"no rule allows it: token rule 1, "a", is not about retained messages"#);
     assert!(long.starts_with("DENY publish \"a\" retain  client=dev1"), "{long}");
     assert!(long.ends_with("fix: --publish 'a', or publish without RETAIN"), "{long}");
+    let (long, _) = of(Request { qos: QoS::ExactlyOnce, retain: true, ..publish("a") });
+    assert!(long.ends_with("or publish with QoS 0 and without RETAIN"), "{long}");
     assert_eq!(of(subscribe("s/a")).1, r#"no rule allows it: token rule 2, "s/#", is about share g only"#);
     assert_eq!(
         of(subscribe("$share/h/t")).1,
