@@ -29,6 +29,7 @@ mod mqttctl;
 mod observe;
 mod properties;
 mod reconcile;
+mod security;
 mod sessions;
 mod transports;
 mod tutorial;
