@@ -335,6 +335,14 @@ impl Mailbox {
         }
     }
 
+    /// Drops what waits beyond these messages or bytes, oldest first, if that is how its queue gives way.
+    pub fn shorten(&self, messages: usize, bytes: usize) -> usize {
+        let mut inner = self.lock();
+        let dropped = inner.queue.shorten(messages, bytes);
+        inner.dropped += dropped as u64;
+        dropped
+    }
+
     /// A task serves the session from now on.
     pub fn attach(&self, task: &Waker) {
         self.lock().task = Some(task.clone());

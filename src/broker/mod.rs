@@ -33,6 +33,7 @@ mod rate;
 mod reauthenticate;
 mod reconsider;
 mod registry;
+mod relief;
 mod replay;
 mod router;
 mod sessions;
@@ -284,6 +285,7 @@ pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Er
     let documents = Arc::new(Documents::new(config, etc));
     let (admin, readiness) = admin::serve(admin, &shared, documents.clone(), &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
+    tasks.spawn(relief::serve(shared.clone(), shutdown.clone()));
     tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
     tasks.spawn(issuers::serve(documents.clone(), shared.clone(), shutdown.clone()));
     tasks.spawn(documents::watch(documents, files, shared.clone(), readiness, shutdown.clone()));

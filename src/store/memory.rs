@@ -31,6 +31,15 @@ impl Level {
     /// Hundredths of what there is at which a level begins.
     const BEGINS: [u64; 4] = [0, 60, 75, 90];
 
+    /// Messages and bytes to which a queue shrinks that may drop.
+    pub fn queue(self) -> (usize, usize) {
+        match self {
+            Self::Ample => (usize::MAX, usize::MAX),
+            Self::Short => (4096, 1024 * 1024),
+            Self::Scarce | Self::Exhausted => (1024, 256 * 1024),
+        }
+    }
+
     /// As in metrics and logs.
     pub fn name(self) -> &'static str {
         ["ample", "short", "scarce", "exhausted"][self as usize]

@@ -47,10 +47,6 @@ pub enum Full {
     Wait,
 }
 
-/// Messages and bytes to which a queue that may drop shrinks, at each [`Level`] of memory. Long queues give way before anybody
-/// is refused: otherwise one client's forgotten sessions would keep all others out.
-const SHRUNK: [(usize, usize); 4] =
-    [(usize::MAX, usize::MAX), (4096, 1024 * 1024), (1024, 256 * 1024), (1024, 256 * 1024)];
 /// Messages that may go at each push while it shrinks.
 const SHRINK_BY: usize = 4;
 
@@ -78,7 +74,9 @@ impl Queue {
                 dropped += 1;
             }
             if memory::level() > Level::Ample {
-                dropped += self.shrink(SHRUNK[memory::level() as usize]);
+                // Long queues give way before anybody is refused.
+                let (messages, bytes) = memory::level().queue();
+                dropped += self.shrink(messages, bytes, SHRINK_BY);
             }
         }
         self.bytes += delivery.message.size();
@@ -87,15 +85,20 @@ impl Queue {
         dropped
     }
 
-    /// Gives a part of a long queue back.
-    fn shrink(&mut self, (messages, bytes): (usize, usize)) -> usize {
+    /// Drops all that is more than these messages or bytes, oldest first, if the queue may drop; answers how many.
+    pub fn shorten(&mut self, messages: usize, bytes: usize) -> usize {
+        if self.limits.full == Full::DropOldest { self.shrink(messages, bytes, usize::MAX) } else { 0 }
+    }
+
+    fn shrink(&mut self, messages: usize, bytes: usize, most: usize) -> usize {
         let mut dropped = 0;
-        while dropped < SHRINK_BY && (self.waiting.len() > messages || self.bytes > bytes) {
+        while dropped < most && (self.waiting.len() > messages || self.bytes > bytes) {
             self.pop();
             dropped += 1;
         }
-        if self.waiting.capacity() > messages && self.waiting.len() < self.waiting.capacity() / 4 {
+        if self.waiting.capacity() > 1024 && self.waiting.len() < self.waiting.capacity() / 4 {
             self.waiting.shrink_to(self.waiting.len() * 2);
+            self.settle();
         }
         dropped
     }
@@ -224,13 +227,16 @@ mod tests {
             queue.push(delivery(&number.to_string()));
         });
         let dropped: Vec<usize> =
-            std::iter::from_fn(|| Some(queue.shrink((90, usize::MAX))).filter(|it| *it > 0)).collect();
+            std::iter::from_fn(|| Some(queue.shrink(90, usize::MAX, 4)).filter(|it| *it > 0)).collect();
         assert_eq!(dropped, [4, 4, 2]);
         assert_eq!(queue.pop().unwrap().message.payload(), b"10");
         let size = queue.pop().unwrap().message.size();
-        while queue.shrink((usize::MAX, 3 * size)) > 0 {}
+        queue.shorten(usize::MAX, 3 * size);
         assert_eq!(queue.len(), 3);
-        assert_eq!(queue.shrink((3, 3 * size)), 0);
+        assert_eq!(queue.shorten(3, 3 * size), 0);
+        let mut kept = Queue::new(Limits { messages: 1, bytes: 1, full: Full::Wait });
+        (0..3).for_each(|_| assert_eq!(kept.push(delivery("x")), 0));
+        assert_eq!(kept.shorten(0, 0), 0, "what must not drop does not");
     }
 
     #[test]

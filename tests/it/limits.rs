@@ -14,7 +14,7 @@ use mqtt_operator::process::open_files;
 use mqtt_operator::config::broker::{QueueFull, Rate};
 
 use crate::mqtt::wire::*;
-use crate::support::{Broker, await_until, free_ports, open, wait_until, write_etc};
+use crate::support::{Broker, PASSWORD, await_until, free_ports, open, wait_until, write_etc};
 
 const V5: Version = Version::V5;
 const QOS_1: u8 = 0x32;
@@ -437,6 +437,50 @@ fn slow_subscribers(address: &str, count: usize) -> Vec<TcpStream> {
         socket
     };
     (0..count).map(subscribed).collect()
+}
+
+/// They hold more than memory has room for, and nobody publishes to them any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_nobody_comes_back_for_do_not_keep_new_clients_out() {
+    let [port, admin] = free_ports();
+    let etc = tempfile::tempdir().unwrap();
+    write_etc(etc.path(), |config| {
+        config.listeners[0].port = port;
+        config.admin.set_port(admin);
+        config.limits.max_memory = Some(48 << 20);
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
+    let _broker = Process(command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap());
+    let address = format!("127.0.0.1:{port}");
+    await_until(DEADLINE, "the broker", async || TcpStream::connect(&address).map(drop)).await;
+    let options = |id: String| {
+        let mut options = Options::new(&address, id);
+        (options.username, options.password) = (Some("u1".into()), Some(PASSWORD.to_vec()));
+        options
+    };
+    for n in 0..60 {
+        let options = Options { clean_start: false, ..options(format!("forgotten-{n}")) };
+        let (client, _incoming, _) = client::connect(&options).await.unwrap();
+        let filter = format!("t/{n}");
+        client
+            .subscribe(&[(&filter, SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() })])
+            .await
+            .unwrap();
+        client.disconnect(mqtt_operator::mqtt::ReasonCode::SUCCESS).await.unwrap();
+    }
+    let (publisher, _incoming, _) = client::connect(&Options { version: V5, ..options("p".into()) }).await.unwrap();
+    for n in 0..60 {
+        for _ in 0..16 {
+            // A megabyte for each of them. Refused or not: the broker decides how much of it it keeps.
+            publisher.publish(&Message::new(format!("t/{n}"), vec![0; 64 * 1024], QoS::AtLeastOnce)).await.unwrap();
+        }
+    }
+    await_until(DEADLINE, "a new client is let in", async || client::connect(&options("new".into())).await.map(drop))
+        .await;
+    let text = metrics_of(admin);
+    let dropped = text.lines().filter(|line| line.starts_with("mqtt_messages_dropped_total"));
+    let dropped: u64 = dropped.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert!(dropped > 100, "what gave way is counted: {dropped}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
