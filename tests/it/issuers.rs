@@ -139,7 +139,7 @@ fn at_least_once() -> mqtt_operator::mqtt::packet::SubscriptionOptions {
 }
 
 #[tokio::test]
-async fn a_storm_of_unknown_keys_sets_off_one_fetch_and_a_changed_key_is_found_with_the_next() {
+async fn class_12_a_storm_of_unknown_keys_sets_off_one_fetch_and_a_changed_key_is_found_with_the_next() {
     let authority = Authority::new("idp");
     let (old, new) = (key(1), key(2));
     let server = Server::start(Some(&authority), Answer::keys(jwks(&[&old]))).await;
@@ -229,7 +229,7 @@ async fn keys_that_were_fetched_outlive_a_restart_while_their_server_is_down() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_with_keys_opens_nothing() {
+async fn class_12_what_is_no_answer_with_keys_opens_nothing() {
     let (authority, stranger) = (Authority::new("idp"), Authority::new("stranger"));
     let key = key(1);
     let good = || Answer::keys(jwks(&[&key]));
@@ -259,7 +259,7 @@ async fn what_is_no_answer_with_keys_opens_nothing() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_public_is_not_connected_to_unless_that_is_allowed() {
+async fn class_12_an_address_that_is_not_public_is_not_connected_to_unless_that_is_allowed() {
     let authority = Authority::new("idp");
     let key = key(1);
     let server = Server::start(Some(&authority), Answer::keys(jwks(&[&key]))).await;

@@ -69,7 +69,7 @@ fn class_06_a_right_that_is_taken_away_survives_nowhere() {
             let (mut back, _) = Wire::accepted(&broker, &Connect::kept(version, n));
             back.expect_nothing();
             assert!(!granted(&mut back, "t/secret/x"), "u{n}");
-            publisher.ask(&publish(version, 0x32, "t/open/x", 2, b"2"), &packet![0x40; Be16(2)]);
+            publisher.ask(&publish(version, 0x32, "t/open/y", 2, b"2"), &packet![0x40; Be16(2)]);
             back.expect_nothing();
             back.disconnect();
         }

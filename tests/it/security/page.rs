@@ -39,20 +39,24 @@ const CLASSES: [&str; 25] = [
     "the operator may more than it needs, or reads and leaves behind what belongs to others",
 ];
 
-/// The tests of all classes by number, from the sources of this folder.
+/// The tests of all classes by number, from the sources of all tests here.
 fn tests() -> BTreeMap<usize, Vec<(String, String)>> {
-    let mut found: BTreeMap<usize, Vec<_>> = BTreeMap::new();
-    let mut files: Vec<_> =
-        std::fs::read_dir(project_file("tests/it/security")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    for path in files {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        for line in std::fs::read_to_string(&path).unwrap().lines() {
+    let root = project_file("tests/it");
+    let (mut found, mut paths) = (BTreeMap::<usize, Vec<_>>::new(), vec![root.clone()]);
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let file = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        for line in text.lines() {
             let Some(test) = line.split("fn class_").nth(1).and_then(|rest| rest.split('(').next()) else { continue };
             let Some(number) = test.get(..2).and_then(|digits| digits.parse().ok()) else { continue };
-            found.entry(number).or_default().push((name.clone(), format!("class_{test}")));
+            found.entry(number).or_default().push((file.clone(), format!("class_{test}")));
         }
     }
+    found.values_mut().for_each(|tests| tests.sort());
     found
 }
 
@@ -62,7 +66,7 @@ fn table() -> String {
     for (index, what) in CLASSES.iter().enumerate() {
         let number = index + 1;
         let own = tests.get(&number).unwrap_or_else(|| panic!("no test is named after class {number}: {what}"));
-        let links: Vec<_> = own.iter().map(|(file, test)| format!("[`{test}`](../tests/it/security/{file})")).collect();
+        let links: Vec<_> = own.iter().map(|(file, test)| format!("[`{test}`](../tests/it/{file})")).collect();
         let _ = writeln!(text, "| {number} | {what} | {} |", links.join("<br>"));
     }
     text

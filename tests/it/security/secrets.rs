@@ -8,6 +8,10 @@ use crate::support::{PASSWORD, wait_until, write_etc};
 
 /// Presents every kind of secret to a broker that logs all it can, and looks for them in all that it says.
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one broker process, each way to present a secret, and each place where it may show"
+)]
 fn class_20_no_secret_is_in_logs_metrics_or_reports() {
     let _entered = runtime().enter();
     let directory = tempfile::tempdir().unwrap();
