@@ -1,7 +1,7 @@
 //! The operator against a real API server.
 
 pub mod keys;
-mod world;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
