@@ -4,7 +4,7 @@
 //! looks at the audience first, and a token that names both is good for neither.
 
 use super::json;
-use super::key::{KeySet, PrivateKey};
+use super::key::{KeyError, KeySet, PrivateKey};
 use super::token::{self, Claims, Parts, TokenError, issue};
 
 /// Seconds that such a token may live.
@@ -42,6 +42,26 @@ pub fn mint(key: &PrivateKey, issuer: &str, audience: &str, subject: &str, now: 
 pub struct Admin {
     /// Who asks, as it says itself.
     pub subject: String,
+}
+
+/// An admin port of a part of the broker that has no policy.
+#[derive(Debug)]
+pub struct Door {
+    keys: KeySet,
+    issuer: String,
+    audience: String,
+}
+
+impl Door {
+    /// With these keys, for tokens of the broker's own issuer; for the audience see [`audience`].
+    pub fn of(jwks: &[u8], issuer: String, audience: String) -> Result<Self, KeyError> {
+        Ok(Self { keys: KeySet::parse(jwks)?, issuer, audience })
+    }
+
+    /// Who presents this token at `now`, in seconds of Unix time.
+    pub fn admit(&self, token: &[u8], now: u64) -> Result<Admin, TokenError> {
+        verify(token, &self.keys, &self.issuer, &self.audience, now)
+    }
 }
 
 /// Verifies a token for the admin port at `now`, in seconds of Unix time.

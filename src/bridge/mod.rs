@@ -21,4 +21,4 @@ mod template;
 
 pub use counters::Counters;
 pub use run::run;
-pub use service::{routes, serve};
+pub use service::serve;

@@ -121,12 +121,7 @@ fn problem(status: StatusCode, error: impl Into<String>, hint: impl Into<String>
 
 /// Lets a request pass that brings a token for this port.
 async fn authorise(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
-    let presented = request.headers().get(header::AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
-    let token = presented.and_then(|value| {
-        let (scheme, token) = value.split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
-    });
-    let Some(token) = token else {
+    let Some(token) = admin::bearer(request.headers()) else {
         return refuse(&port, StatusCode::UNAUTHORIZED, "this needs an `Authorization: Bearer` token");
     };
     let admitted = port.shared.policy.load().authenticate_admin(token, &port.audience, unix_millis() / 1000);

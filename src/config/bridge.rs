@@ -13,6 +13,9 @@ pub struct Bridge {
     /// The object whose telemetry this is.
     pub namespace: String,
     pub name: String,
+    /// The issuer of the tokens that open the admin port.
+    #[serde(default)]
+    pub issuer: String,
     /// The broker's internal listener.
     pub broker: SocketAddr,
     /// Where probes and metrics are served.

@@ -1,10 +1,10 @@
 //! Asking pods how they are, over their admin ports.
 //!
-//! The broker's port wants a token that the broker's own active key has signed and that lives for a minute. One is kept
-//! per object until half its life is over. The bridge has no keys and says only figures: it is asked without.
+//! The ports of broker and bridge want a token that the broker's own active key has signed and that lives for a minute. One
+//! is kept per object until half its life is over.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +15,13 @@ use serde::de::DeserializeOwned;
 use super::keys;
 use super::observe::PodReport;
 use crate::auth::admin;
+use crate::config::report;
 use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, Plan};
 
 /// How long a pod may take to say how it is.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Seconds; older denies are not told about: they were, or nobody looked then.
+const RECENT: u64 = 120;
 /// Who asks, as brokers log it.
 const SUBJECT: &str = "mqtt-operator";
 /// Objects of which a token is kept; a token costs a signature, so that forgetting all of them is no loss.
@@ -67,20 +70,33 @@ impl Asker {
 
     async fn report(&self, pod: Pod, token: Option<&str>, telemetry: bool) -> PodReport {
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-        let Some(address) = address.and_then(|text| text.parse::<std::net::IpAddr>().ok()) else {
+        let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) else {
             return PodReport { pod, broker: None, bridge: None };
         };
         let broker = async {
             // Without a token nobody would answer.
-            self.ask((address, BROKER_ADMIN_PORT).into(), Some(token?)).await
+            self.ask((address, BROKER_ADMIN_PORT).into(), "report", Some(token?)).await
         };
-        let bridge = async { if telemetry { self.ask((address, BRIDGE_ADMIN_PORT).into(), None).await } else { None } };
+        let bridge = async {
+            if !telemetry {
+                return None;
+            }
+            self.ask((address, BRIDGE_ADMIN_PORT).into(), "report", token).await
+        };
         let (broker, bridge) = tokio::join!(broker, bridge);
         PodReport { pod, broker, bridge }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, address: SocketAddr, token: Option<&str>) -> Option<T> {
-        let mut request = self.http.get(format!("http://{address}/api/v1/report")).timeout(REPORT_TIMEOUT);
+    /// What a pod has denied after this number, and of the last [`RECENT`] seconds.
+    pub async fn denies(&self, plan: &Plan, keys: &Secret, pod: &Pod, after: u64, now: u64) -> Option<report::Denies> {
+        let token = self.token(plan, keys, now)?;
+        let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        let path = format!("denies?after={after}&since={RECENT}&limit=1000");
+        self.ask((address, BROKER_ADMIN_PORT).into(), &path, Some(&token)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, address: SocketAddr, path: &str, token: Option<&str>) -> Option<T> {
+        let mut request = self.http.get(format!("http://{address}/api/v1/{path}")).timeout(REPORT_TIMEOUT);
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }

@@ -7,6 +7,7 @@
 mod apply;
 mod ask;
 mod build;
+mod denies;
 mod error;
 mod flags;
 mod keys;
@@ -19,6 +20,7 @@ mod reconcile;
 mod references;
 mod revocations;
 mod status;
+mod warn;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

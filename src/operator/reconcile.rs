@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -22,15 +22,17 @@ use tokio::sync::Semaphore;
 use super::apply::{self, Applied};
 use super::ask::Asker;
 use super::build::{self, BROKER_CONTAINER, Ingredients, MANAGER, SPEC_HASH};
+use super::denies::Told;
 use super::error::Error;
 use super::keys::{self, Advanced};
 use super::metrics::Metrics;
-use super::observe::{self, Observed, Stored};
+use super::observe::{self, Observed, PodReport, Stored};
 use super::passwords;
 use super::random;
 use super::references::References;
 use super::revocations;
 use super::status::{self, Facts};
+use super::warn;
 use crate::api::{API_VERSION, MqttBroker, MqttBrokerStatus};
 use crate::auth::rotation::Keys;
 use crate::plan::{self, Invalid, Plan};
@@ -64,6 +66,8 @@ pub(super) struct Context {
     references: References,
     failures: Mutex<HashMap<ObjectRef<Guarded>, u32>>,
     hashing: Semaphore,
+    /// What was told about denies, by namespace and name.
+    denies: Mutex<HashMap<(String, String), Told>>,
     metrics: Metrics,
 }
 
@@ -100,9 +104,10 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
         now,
     };
     let status = status::status(&facts);
-    let next = next_look(&status, &plan, &observed, now);
+    let next = next_look(&status, &observed, now);
     let next = keys.ok().and_then(|keys| until_due(&keys, now)).map_or(next, |due| due.min(next));
     publish(context, object, status).await?;
+    tell_denies(context, object, &plan, &observed, now).await;
     Ok(Action::requeue(next))
 }
 
@@ -137,6 +142,28 @@ async fn apply(
     apply::apply(&context.client, &resources, observed).await
 }
 
+/// Tells in Events what the pods have denied since the last pass.
+async fn tell_denies(context: &Context, object: &MqttBroker, plan: &Plan, observed: &Observed, time: Timestamp) {
+    let now = u64::try_from(time.as_second()).unwrap_or_default();
+    let Some(keys) = observed.secret(&plan.names.jwt) else { return };
+    let place = (plan.namespace.clone(), plan.name.clone());
+    // No two passes over one object run at the same time.
+    let mut told = context.denies().remove(&place).unwrap_or_default();
+    let uid = |pod: &PodReport| pod.pod.metadata.uid.clone().unwrap_or_default();
+    let uids: Vec<String> = observed.pods.iter().map(uid).collect();
+    told.keep(&uids.iter().map(String::as_str).collect::<Vec<_>>());
+    for (pod, uid) in observed.pods.iter().zip(&uids) {
+        let newest = pod.broker.as_ref().map_or(0, |report| report.last_deny);
+        let Some(after) = told.after(uid, newest) else { continue };
+        if let Some(denies) = context.asker.denies(plan, keys, &pod.pod, after, now).await {
+            told.take(uid, denies.items, denies.last);
+        }
+    }
+    let notes = told.say(&format!("-n {} -b {}", plan.namespace, plan.name), now);
+    warn::warn(&context.client, &reference(&object.metadata), notes, time).await;
+    context.denies().insert(place, told);
+}
+
 fn bridge_password(plan: &Plan, observed: &Observed) -> String {
     let stored =
         observed.secret(&plan.names.bridge).and_then(|secret| passwords::value(secret, build::BRIDGE_PASSWORD));
@@ -167,7 +194,7 @@ fn secrets_of_interest(plan: &Plan) -> BTreeSet<String> {
 }
 
 /// When to look again if nothing happens before.
-fn next_look(status: &MqttBrokerStatus, plan: &Plan, observed: &Observed, now: Timestamp) -> Duration {
+fn next_look(status: &MqttBrokerStatus, observed: &Observed, now: Timestamp) -> Duration {
     let awaited = ["Ready", "KeysReady", "KeysCurrent", "TelemetryReady"].iter().any(|type_| {
         let condition = status::find(&status.conditions, type_);
         let open = condition.filter(|_| !status::is_true(&status.conditions, type_));
@@ -177,7 +204,8 @@ fn next_look(status: &MqttBrokerStatus, plan: &Plan, observed: &Observed, now: T
     if awaited && !observed.pods.is_empty() {
         return AWAITED;
     }
-    let quiet = plan.bridge.is_none() && status::is_true(&status.conditions, "Ready");
+    // Pods have denies to tell.
+    let quiet = observed.pods.is_empty() && status::is_true(&status.conditions, "Ready");
     (if quiet { QUIET } else { STEADY }).mul_f64(random::jitter())
 }
 
@@ -251,12 +279,15 @@ async fn announce(context: &Context, metadata: &ObjectMeta, reason: String, mess
         secondary: None,
     };
     let (namespace, name) = place(metadata);
-    let mut reference = ObjectRef::<MqttBroker>::new(name).within(namespace).into();
-    let k8s_openapi::api::core::v1::ObjectReference { uid, .. } = &mut reference;
-    uid.clone_from(&metadata.uid);
-    if let Err(error) = context.recorder.publish(&event, &reference).await {
+    if let Err(error) = context.recorder.publish(&event, &reference(metadata)).await {
         tracing::warn!(namespace, name, %error, "an event could not be published");
     }
+}
+
+fn reference(metadata: &ObjectMeta) -> ObjectReference {
+    let (namespace, name) = place(metadata);
+    let reference = ObjectRef::<MqttBroker>::new(name).within(namespace).into();
+    ObjectReference { uid: metadata.uid.clone(), ..reference }
 }
 
 fn place(metadata: &ObjectMeta) -> (&str, &str) {
@@ -268,6 +299,7 @@ async fn look(context: &Context, namespace: &str, name: &str) -> Result<Action, 
     match observe::object(&context.client, namespace, name).await? {
         None => {
             context.references.forget(namespace, name);
+            context.denies().remove(&(namespace.to_owned(), name.to_owned()));
             Ok(Action::await_change())
         }
         Some(Stored::Malformed { metadata, status: before, message }) => {
@@ -326,8 +358,13 @@ impl Context {
             references: References::default(),
             failures: Mutex::default(),
             hashing: Semaphore::new(1),
+            denies: Mutex::default(),
             metrics,
         }
+    }
+
+    fn denies(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Told>> {
+        self.denies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectRef<Guarded>, u32>> {

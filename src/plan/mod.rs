@@ -417,6 +417,7 @@ fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bri
         format: FORMAT,
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+        issuer: issuer(namespace, name),
         broker: SocketAddr::from((Ipv4Addr::LOCALHOST, BRIDGE_LISTENER_PORT)),
         admin: everywhere(BRIDGE_ADMIN_PORT),
         topics: telemetry.topics.clone(),

@@ -1,5 +1,6 @@
 //! The operator against a real API server.
 
+mod denies;
 pub mod keys;
 pub mod world;
 

@@ -115,7 +115,7 @@ fn broker(plan: &Plan, image: &str) -> Container {
 
 /// Without a readiness probe: an Elasticsearch that cannot be reached must not take the broker out of service.
 fn bridge(plan: &Plan, image: &str) -> Container {
-    let mut mounts = vec![mount("config"), mount("bridge")];
+    let mut mounts = vec![mount("config"), mount("bridge"), mount("jwks")];
     if plan.elasticsearch.credentials.is_some() {
         mounts.push(mount("elasticsearch"));
     }

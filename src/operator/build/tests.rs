@@ -79,7 +79,13 @@ fn containers_mount_what_they_read_and_nothing_else() {
     );
     assert_eq!(
         texts(&bridge["volumeMounts"], "mountPath"),
-        ["/etc/mqtt/config", "/etc/mqtt/bridge", "/etc/mqtt/elasticsearch", "/etc/mqtt/elasticsearch-ca"]
+        [
+            "/etc/mqtt/config",
+            "/etc/mqtt/bridge",
+            "/etc/mqtt/jwks",
+            "/etc/mqtt/elasticsearch",
+            "/etc/mqtt/elasticsearch-ca"
+        ]
     );
     let optional = |name: &str| {
         let volumes = pod["spec"]["volumes"].as_array().unwrap();

@@ -15,7 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["mqtt"]),
     ("broker", &["mqtt", "auth", "config", "store", "process"]),
     ("client", &["mqtt"]),
-    ("bridge", &["mqtt", "client", "config", "process"]),
+    ("bridge", &["mqtt", "client", "config", "process", "auth::admin"]),
     ("operator", &["api", "plan", "config", "auth", "mqtt", "process"]),
     ("local", &["api", "plan", "config", "auth", "broker", "bridge", "process"]),
     ("bench", &["mqtt", "client", "auth"]),
@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "src/broker/router.rs",
     "src/broker/upgrade.rs",
     "src/operator/build/",
+    "src/operator/denies.rs",
     "src/operator/status/",
 ];
 

@@ -55,6 +55,7 @@ impl Rig {
         Bridge {
             format: FORMAT,
             namespace: "it".into(),
+            issuer: String::new(),
             name: self.name.into(),
             broker: self.running.internal.unwrap(),
             admin: (LOOPBACK, 0).into(),
