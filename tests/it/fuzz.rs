@@ -31,6 +31,11 @@ fn a_proxy_header_means_the_same_in_any_pieces() {
 }
 
 #[test]
+fn rules_are_sets_of_topics_and_no_client_id_is_worth_more_than_another() {
+    replay("rules", targets::rules::run);
+}
+
+#[test]
 fn a_healthy_client_is_served_beside_hostile_ones() {
     replay("connection", targets::connection::run);
 }

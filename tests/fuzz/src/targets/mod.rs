@@ -5,6 +5,7 @@ pub mod connection;
 pub mod decoder;
 pub mod packets;
 pub mod proxy;
+pub mod rules;
 pub mod splits;
 pub mod websocket;
 mod world;
