@@ -152,7 +152,7 @@ impl Files {
         let hashes = users.users.into_iter().map(|user| (user.name, user.hash)).collect();
         let memory = Some(issuers.memory);
         let issuers = issuers.load(settings, self.keys.as_deref().unwrap_or_default());
-        let policy = Policy::new(settings, Sources { jwks, issuers, memory, hashes, bridge, revocations })?;
+        let policy = Policy::new(settings, Sources { jwks, issuers, memory, hashes, revocations, bridge })?;
         for (user, why) in policy.unusable_hashes() {
             tracing::error!(user, %why, "this user has no password: its hash cannot be used");
         }

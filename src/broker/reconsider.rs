@@ -38,30 +38,23 @@ impl Shared {
         let shared = self.clone();
         // Thousands of sessions take a while: here are no others that would wait for it.
         tokio::task::spawn_blocking(move || {
-            let (online, away) = shared.registry.divided();
-            for mailboxes in online.chunks(WOKEN) {
-                mailboxes.iter().for_each(|mailbox| mailbox.wake());
+            // Who goes away between the two has asked itself, or is found among those that are away.
+            for mailboxes in shared.registry.online().chunks(WOKEN) {
+                for mailbox in mailboxes {
+                    mailbox.wake();
+                }
                 std::thread::sleep(PAUSE);
             }
-            for (client_id, session) in away {
+            for (client_id, session) in shared.registry.away() {
                 shared.reconsider_away(&client_id, session);
             }
         });
     }
 
-    /// Whether a client, connected or away, may still be who it was, under this policy.
-    fn knows(&self, policy: &Policy, identity: &Identity) -> Result<(), Lost> {
-        match policy.knows(identity) {
-            // A key that goes when its last token has expired takes nothing from sessions that outlive their tokens.
-            Err(Lost::Key) if identity.expires_at.is_some_and(|at| at <= unix_millis() / 1000) => Ok(()),
-            known => known,
-        }
-    }
-
     /// What a client that was accepted once may do now.
     pub fn grants_now(&self, identity: &Identity, client_id: &str) -> Result<Grants, Lost> {
         let policy = self.policy.load();
-        self.knows(&policy, identity)?;
+        knows(&policy, identity)?;
         Ok(policy.grants(identity, client_id))
     }
 
@@ -141,6 +134,15 @@ impl Shared {
             }
         }
         wakers.into_iter().for_each(std::task::Waker::wake);
+    }
+}
+
+/// Whether a client, connected or away, may still be who it was, under this policy.
+fn knows(policy: &Policy, identity: &Identity) -> Result<(), Lost> {
+    match policy.knows(identity) {
+        // A key that goes when its last token has expired takes nothing from sessions that outlive their tokens.
+        Err(Lost::Key) if identity.expires_at.is_some_and(|at| at <= unix_millis() / 1000) => Ok(()),
+        known => known,
     }
 }
 

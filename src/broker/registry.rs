@@ -115,17 +115,16 @@ impl Registry {
         (online, clients.values().map(|entry| entry.mailbox.clone()).collect())
     }
 
-    /// The mailboxes of connected clients, and the sessions of those that are away.
-    pub fn divided(&self) -> (Vec<Arc<Mailbox>>, Vec<(Arc<str>, u64)>) {
-        let (mut online, mut away) = (Vec::new(), Vec::new());
-        for (client_id, entry) in &*self.lock() {
-            if entry.online {
-                online.push(entry.mailbox.clone());
-            } else {
-                away.push((client_id.clone(), entry.mailbox.session));
-            }
-        }
-        (online, away)
+    /// The mailboxes of connected clients.
+    pub fn online(&self) -> Vec<Arc<Mailbox>> {
+        self.lock().values().filter(|entry| entry.online).map(|entry| entry.mailbox.clone()).collect()
+    }
+
+    /// The clients that are away, with their sessions.
+    pub fn away(&self) -> Vec<(Arc<str>, u64)> {
+        let clients = self.lock();
+        let away = clients.iter().filter(|(_, entry)| !entry.online);
+        away.map(|(client_id, entry)| (client_id.clone(), entry.mailbox.session)).collect()
     }
 
     /// The client of a session has shown another credential.

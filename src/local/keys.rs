@@ -145,7 +145,7 @@ pub async fn keep(keeping: Keeping, loaded: impl Fn() -> Vec<String>, shutdown: 
             () = shutdown.wait() => return,
         }
         let (loaded, keeping) = (loaded().into_iter().collect(), keeping.clone());
-        if turns % PRUNE_TURNS == 0
+        if turns.is_multiple_of(PRUNE_TURNS)
             && let Err(error) = keeping.prune_revocations()
         {
             tracing::warn!(%error, "revocations that are over stay");

@@ -105,7 +105,9 @@ impl Told {
         if others > 0 && !self.summed {
             self.summed = true;
             self.others = 0;
-            rest.iter().for_each(|client| drop(self.waiting.remove(client)));
+            for client in &rest {
+                self.waiting.remove(client);
+            }
             let clients = if others == 1 { "client was" } else { "clients were" };
             let text = format!("and {others} other {clients} denied something; `mqttctl denies {flags}` says more");
             notes.push(Note { reason: "Denied", text });

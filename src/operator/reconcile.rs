@@ -311,7 +311,7 @@ async fn look(context: &Context, namespace: &str, name: &str) -> Result<Action, 
         // Its children have it as their owner; nothing else is to be undone.
         Some(Stored::Good(object)) if object.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
         Some(Stored::Good(object)) => {
-            let result = pass(context, &object).await;
+            let result = Box::pin(pass(context, &object)).await;
             if let Err(error) = &result {
                 let before = object.status.clone().unwrap_or_default();
                 let status = status::failed(&before, object.metadata.generation, error, Timestamp::now());

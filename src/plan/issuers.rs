@@ -89,7 +89,7 @@ fn one(field: &str, asked: &api::Issuer) -> Result<Issuer, Invalid> {
     let keys = match (&asked.jwks_url, &asked.jwks_secret_ref) {
         (Some(url), None) => {
             let allow_private = asked.allow_private == Some(true);
-            if !url.starts_with("https://") && !(allow_private && url.starts_with("http://")) {
+            if !(url.starts_with("https://") || allow_private && url.starts_with("http://")) {
                 let message = "must begin with https://; http:// needs allowPrivate: true";
                 return Err(Invalid::new(format!("{field}.jwksUrl"), message));
             }

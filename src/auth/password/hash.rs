@@ -44,20 +44,14 @@ pub enum HashError {
 /// The parts of a hash.
 #[derive(Debug)]
 pub(super) enum Hash<'a> {
-    Argon2id(PasswordHash<'a>, Params),
+    /// Boxed, as it is many times larger than the others.
+    Argon2id(Box<(PasswordHash<'a>, Params)>),
     /// The whole text, and its cost.
     Bcrypt(&'a str, u32),
     /// Mosquitto's `$7$`: PBKDF2 with HMAC-SHA512.
-    Pbkdf2 {
-        iterations: NonZeroU32,
-        salt: Vec<u8>,
-        digest: Vec<u8>,
-    },
+    Pbkdf2 { iterations: NonZeroU32, salt: Vec<u8>, digest: Vec<u8> },
     /// Mosquitto's `$6$`: SHA-512 of password and salt. Not the `$6$` of `/etc/shadow`.
-    Sha512 {
-        salt: Vec<u8>,
-        digest: Vec<u8>,
-    },
+    Sha512 { salt: Vec<u8>, digest: Vec<u8> },
 }
 
 impl<'a> Hash<'a> {
@@ -81,7 +75,7 @@ impl<'a> Hash<'a> {
     /// Whether the password is the one that was hashed. The comparison takes the same time wherever they differ.
     pub fn is_of(&self, password: &[u8]) -> bool {
         match self {
-            Self::Argon2id(hash, params) => is_of_argon2id(password, hash, params).unwrap_or(false),
+            Self::Argon2id(it) => is_of_argon2id(password, &it.0, &it.1).unwrap_or(false),
             Self::Bcrypt(text, _) => bcrypt::verify(password, text).unwrap_or(false),
             Self::Pbkdf2 { iterations, salt, digest } => {
                 pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, *iterations, salt, password, digest).is_ok()
@@ -100,7 +94,8 @@ impl<'a> Hash<'a> {
         // Zeros: a digest that no password is known for.
         let zeros = |bytes: usize| STANDARD.encode(vec![0; bytes]);
         match self {
-            Self::Argon2id(hash, _) => {
+            Self::Argon2id(it) => {
+                let hash = &it.0;
                 let version = hash.version.map(|version| format!("v={version}$")).unwrap_or_default();
                 let length = hash.hash.map_or(32, |output| output.len());
                 let digest = zeros(length);
@@ -127,7 +122,7 @@ fn read_argon2id(text: &str) -> Result<Hash<'_>, HashError> {
     let params = Params::try_from(&hash).map_err(malformed)?;
     at_most(params.m_cost(), "KiB", MOST_MEMORY)?;
     at_most(params.t_cost(), "passes", MOST_PASSES)?;
-    Ok(Hash::Argon2id(hash, params))
+    Ok(Hash::Argon2id(Box::new((hash, params))))
 }
 
 fn read_bcrypt<'a>(text: &'a str, cost: &str, rest: &str) -> Result<Hash<'a>, HashError> {
@@ -248,7 +243,8 @@ mod tests {
         for text in GEHEIM.iter().chain(&U_STAR_U).chain([&ARGON2ID]) {
             let nobody = Hash::parse(text).unwrap().of_nobody();
             match (Hash::parse(text).unwrap(), Hash::parse(&nobody).unwrap()) {
-                (Hash::Argon2id(one, cost), Hash::Argon2id(other, same)) => {
+                (Hash::Argon2id(one), Hash::Argon2id(other)) => {
+                    let ((one, cost), (other, same)) = (*one, *other);
                     assert_eq!(one.hash.unwrap().len(), other.hash.unwrap().len());
                     assert_eq!(
                         (cost.m_cost(), cost.t_cost(), cost.p_cost()),

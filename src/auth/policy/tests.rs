@@ -55,12 +55,11 @@ fn with_password<'a>(username: &'a str, password: &'a [u8]) -> Presented<'a> {
 fn connect(policy: &Policy, presented: &Presented<'_>) -> Result<Identity, Refusal> {
     match policy.authenticate(presented, NOW) {
         Verdict::Accepted(identity) => Ok(identity),
-        Verdict::Refused(refusal) => Err(refusal),
+        Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(refusal),
         Verdict::CheckPassword(check) => {
             let verified = check.verify(&[7; 32]);
             check.conclude(verified)
         }
-        Verdict::UnknownKey { refusal, .. } => Err(refusal),
     }
 }
 

@@ -143,9 +143,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     match segments {
         // An address of the other family, translated or tunnelled.
         [0x64, 0xFF9B, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => within(high, low),
-        [0x2001, 0x0DB8, ..] => false,
-        // Protocol assignments, Teredo among them.
-        [0x2001, 0..=0x01FF, ..] => false,
+        // Documentation; protocol assignments, Teredo among them.
+        [0x2001, 0x0DB8 | 0..=0x01FF, ..] => false,
         // What is assigned to be routed everywhere.
         [first, ..] => first & 0xE000 == 0x2000,
     }

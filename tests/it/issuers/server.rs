@@ -114,10 +114,11 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, state: Arc
             match acceptor {
                 None => serve(socket, &state).await,
                 // A client that does not trust the certificate goes away here.
-                Some(acceptor) => match acceptor.accept(socket).await {
-                    Ok(stream) => serve(stream, &state).await,
-                    Err(_) => {}
-                },
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(socket).await {
+                        serve(stream, &state).await;
+                    }
+                }
             }
         });
     }

@@ -121,7 +121,8 @@ async fn rotation_refuses_no_device_that_reads_its_token_before_each_connection(
             .await;
             done.set(true);
         };
-        with_kubelet(&world, &pod, async { tokio::join!(minting, devices, rotating) }).await;
+        // Boxed: it holds all the clients.
+        Box::pin(with_kubelet(&world, &pod, async { tokio::join!(minting, devices, rotating) })).await;
 
         let after = keys(&world).await;
         assert_eq!(in_state(&after, "retiring"), old);

@@ -56,7 +56,9 @@ fn tests() -> BTreeMap<usize, Vec<(String, String)>> {
             found.entry(number).or_default().push((file.clone(), format!("class_{test}")));
         }
     }
-    found.values_mut().for_each(|tests| tests.sort());
+    for tests in found.values_mut() {
+        tests.sort();
+    }
     found
 }
 

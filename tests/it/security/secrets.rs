@@ -33,7 +33,7 @@ fn class_20_no_secret_is_in_logs_metrics_or_reports() {
     for output in outputs {
         let told = told.clone();
         std::thread::spawn(move || {
-            BufReader::new(output).lines().map_while(Result::ok).for_each(|it| drop(told.send(it)))
+            BufReader::new(output).lines().map_while(Result::ok).for_each(|it| drop(told.send(it)));
         });
     }
     drop(told);
