@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::build::{self, MANAGER, Resources};
 use super::error::Error;
 use super::observe::{Observed, PodReport};
+use crate::config::digest::{Documents, digest};
 
 /// On each child: what was applied last. It differs when the operator wants something else, also when it wants less.
 const APPLIED: &str = "mqtt-operator.io/applied-hash";
@@ -25,12 +26,15 @@ const NUDGE: &str = "mqtt-operator.io/nudge";
 pub struct Applied {
     pub services: Vec<Service>,
     pub stateful_set: Option<StatefulSet>,
+    /// The hash by which pods say that they have in force what was written.
+    pub documents: Option<String>,
 }
 
 impl Applied {
     /// The children as they were found, when nothing is to be changed.
     pub fn nothing(observed: &Observed) -> Self {
-        Self { services: observed.children.services.clone(), stateful_set: observed.stateful_set().cloned() }
+        let (services, stateful_set) = (observed.children.services.clone(), observed.stateful_set().cloned());
+        Self { services, stateful_set, documents: None }
     }
 }
 
@@ -48,7 +52,8 @@ pub async fn apply(client: &Client, resources: &Resources, observed: &Observed) 
     prune(client, &[resources.secrets.as_slice(), &resources.user_secrets].concat(), &children.secrets).await?;
     let mounted = mounted(&secrets, observed.revocations.as_ref(), &resources.config_map);
     nudge(client, &mounted, &observed.pods).await?;
-    Ok(Applied { services, stateful_set })
+    let documents = documents(&secrets, &resources.config_map, observed);
+    Ok(Applied { services, stateful_set, documents })
 }
 
 /// Applies objects of one kind; what is already as it should be is not touched.
@@ -156,6 +161,21 @@ fn is_kept<K: Resource>(name: &str, child: &K) -> bool {
     let instance = child.labels().get("app.kubernetes.io/instance");
     let kept = |part: &str| instance.is_some_and(|instance| name == format!("{instance}-{part}"));
     kept("jwt") || kept("jwks") || kept("revocations")
+}
+
+/// What pods hash of what they mount, and report.
+fn documents(applied: &[Secret], config: &ConfigMap, observed: &Observed) -> Option<String> {
+    let secret = |key: &str| {
+        let mut all = applied.iter().chain(&observed.children.secrets).filter_map(|secret| secret.data.as_ref());
+        all.find_map(|data| data.get(key)).map(|bytes| bytes.0.as_slice())
+    };
+    let revocations = observed.revocations.iter().filter_map(|secret| secret.data.as_ref()).flatten();
+    Some(digest(Documents {
+        broker: config.data.as_ref()?.get(build::BROKER)?.as_bytes(),
+        jwks: secret(build::JWKS)?,
+        users: secret(build::USERS)?,
+        revocations: revocations.map(|(name, content)| (name.as_str(), content.0.as_slice())),
+    }))
 }
 
 /// A hash over what pods mount and read again.

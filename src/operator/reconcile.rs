@@ -195,7 +195,7 @@ fn secrets_of_interest(plan: &Plan) -> BTreeSet<String> {
 
 /// When to look again if nothing happens before.
 fn next_look(status: &MqttBrokerStatus, observed: &Observed, now: Timestamp) -> Duration {
-    let awaited = ["Ready", "KeysReady", "KeysCurrent", "TelemetryReady"].iter().any(|type_| {
+    let awaited = ["Ready", "KeysReady", "KeysCurrent", "AccessReady", "TelemetryReady"].iter().any(|type_| {
         let condition = status::find(&status.conditions, type_);
         let open = condition.filter(|_| !status::is_true(&status.conditions, type_));
         let since = open.and_then(|condition| condition.last_transition_time.parse::<Timestamp>().ok());

@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use mqtt_operator::api::MqttBroker;
-use mqtt_operator::client;
+use mqtt_operator::client::{self, Message};
 use mqtt_operator::config::broker::Users;
+use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use mqtt_operator::operator::leader::{Name, Timing};
 use serde_json::{Value, json};
 
@@ -250,6 +251,45 @@ async fn changed_password_changes_its_own_hash_without_a_roll_out() {
         options.username = Some("u".into());
         options.password = Some(b"two".to_vec());
         await_until(DEADLINE, "accepted new password", async || client::connect(&options).await.map(|_| ())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changed_rules_are_taken_up_by_a_running_pod_and_roll_nothing() {
+    in_world(async |world| {
+        let spec = |topic: &str| {
+            format!("{{auth: {{anonymous: {{acl: [{{permission: allow, action: all, topic: {topic}}}]}}}}}}")
+        };
+        let pod = world.serving("home", &spec("one/#")).await;
+        world.says("home", "AccessReady", "True InForce").await;
+        let nudge = async || {
+            let pod = world.api::<Pod>().get("home-0").await.unwrap();
+            pod.annotations().get("mqtt-operator.io/nudge").cloned()
+        };
+        let template = async || world.child::<StatefulSet>("home").await.spec.template;
+        let (nudged, unrolled) = (nudge().await, template().await);
+        let publish = async |topic: &str| {
+            let mut options = client::Options::new(pod.address(), "device");
+            options.version = Version::V5;
+            let (client, _incoming, _) = client::connect(&options).await.unwrap();
+            client.publish(&Message::new(topic, "x", QoS::AtLeastOnce)).await.unwrap()
+        };
+        assert!(!publish("one/x").await.is_failure());
+
+        world.apply("home", &spec("two/#")).await;
+        world.says("home", "AccessReady", "False Loading").await;
+        await_until(DEADLINE, "nudged pod", async || match nudge().await {
+            now if now == nudged => Err(now),
+            now => Ok(now),
+        })
+        .await;
+        pod.sync(&world).await;
+        world.says("home", "AccessReady", "True InForce").await;
+        assert!(!publish("two/x").await.is_failure());
+        assert_eq!(publish("one/x").await, ReasonCode::NOT_AUTHORIZED);
+        assert_eq!(template().await, unrolled);
+        assert_eq!(world.api::<Pod>().get("home-0").await.unwrap().metadata.deletion_timestamp, None);
     })
     .await;
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use crate::api::MqttBroker;
 use crate::plan::Plan;
 
-/// The settings of the broker, which it reads once.
+/// The settings of the broker: but for who may do what, it reads them once.
 pub const BROKER: &str = "broker.json";
 
 /// `broker.json`, and `bridge.json` with telemetry.

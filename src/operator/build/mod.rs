@@ -15,9 +15,12 @@ use kube::Resource;
 
 use crate::api::MqttBroker;
 use crate::auth::rotation::Keys;
+use crate::auth::settings::Settings;
+use crate::config;
 use crate::config::broker::Users;
 use crate::plan::Plan;
 
+pub use config_map::BROKER;
 pub use secret::{BRIDGE_PASSWORD, JWKS, KEYS, PASSWORD, STATE, USERS, user as user_secret};
 pub use stateful_set::{BROKER_CONTAINER, SPEC_HASH};
 
@@ -52,8 +55,8 @@ pub struct Resources {
 pub fn build(object: &MqttBroker, plan: &Plan, ingredients: Ingredients<'_>) -> Resources {
     let secrets = secret::of_broker(object, plan, &ingredients);
     let config_map = config_map::build(object, plan);
-    // The bridge takes up changes of its own document by itself.
-    let config_hash = hash(&config_map.data.as_ref().and_then(|data| data.get(config_map::BROKER)));
+    // The bridge takes up changes of its own document by itself, and the broker those of who may do what.
+    let config_hash = hash(&config::broker::Broker { auth: Settings::default(), ..plan.broker.clone() });
     Resources {
         secrets,
         user_secrets: ingredients.user_secrets,

@@ -18,7 +18,8 @@ use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, DEFAULT_MEMORY, Plan};
 
 /// The name of the broker's container.
 pub const BROKER_CONTAINER: &str = "broker";
-/// On the pod template: the broker reads its settings once, so that a change of them is a new pod.
+/// On the pod template: but for who may do what, the broker reads its settings once, so that a change of them is a new
+/// pod.
 pub const CONFIG_HASH: &str = "mqtt-operator.io/config-hash";
 /// On the StatefulSet: the spec that it was built from.
 pub const SPEC_HASH: &str = "mqtt-operator.io/spec-hash";

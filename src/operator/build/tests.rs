@@ -116,6 +116,9 @@ fn template_changes_with_the_settings_of_the_broker_and_with_nothing_else() {
     assert_eq!(pod("{}"), pod("{service: {annotations: {a: b}}}"));
     let elsewhere = TELEMETRY.replace("http://es:9200", "http://other:9200");
     assert_eq!(pod(&format!("{{{TELEMETRY}}}")), pod(&format!("{{{elsewhere}}}")), "the bridge reads it by itself");
+    let users =
+        "{auth: {users: [{name: a, generate: true, acl: []}], deny: [{permission: deny, action: all, topic: x}]}}";
+    assert_eq!(pod("{}"), pod(users), "the broker takes up who may do what by itself");
     assert_ne!(pod("{}"), pod("{limits: {maxInflight: 7}}"));
     assert_ne!(pod("{}"), pod(&format!("{{{TELEMETRY}}}")));
 }

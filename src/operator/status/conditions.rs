@@ -1,5 +1,6 @@
 //! The conditions: each one a function of what is known.
 
+mod access;
 mod keys;
 
 use jiff::{SignedDuration, Timestamp, Unit};
@@ -60,6 +61,7 @@ pub fn all(facts: &Facts<'_>, reach: &Reach) -> Vec<Condition> {
     verdicts.extend(keys::current(facts).map(|verdict| ("KeysCurrent", verdict)));
     verdicts.extend(revocations(facts).map(|verdict| ("RevocationsUsable", verdict)));
     verdicts.extend(keys::shared_secret(facts).map(|verdict| ("SigningSecretShared", verdict)));
+    verdicts.extend(access::ready(facts, before).map(|verdict| ("AccessReady", verdict)));
     if facts.plan.bridge.is_some() {
         verdicts.push(("TelemetryReady", telemetry(facts)));
     }

@@ -36,7 +36,11 @@ fn world(spec: &str) -> World {
     let keys = Advanced { keys, steps: Vec::new(), waiting: None, problem: None, due: None };
     let pod: Pod = kind(json!({"metadata": {"name": "home-0"}, "status": {
         "conditions": [{"type": "Ready", "status": "True"}]}}));
-    let broker = report::Broker { keys: keys.keys.ids().into_iter().collect(), ..report::Broker::default() };
+    let broker = report::Broker {
+        keys: keys.keys.ids().into_iter().collect(),
+        documents: "d1".into(),
+        ..report::Broker::default()
+    };
     let bridge = report::Bridge { state: report::BridgeState::Connected, ..report::Bridge::default() };
     let observed =
         Observed { pods: vec![PodReport { pod, broker: Some(broker), bridge: Some(bridge) }], ..Observed::default() };
@@ -44,7 +48,7 @@ fn world(spec: &str) -> World {
         "selector": {}, "template": {}}, "status": {"observedGeneration": 1, "replicas": 1, "readyReplicas": 1}}));
     let service =
         service(&json!({"clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9"]}), &json!([{"ip": "192.168.1.184"}]));
-    let applied = Applied { services: vec![service], stateful_set: Some(set) };
+    let applied = Applied { services: vec![service], stateful_set: Some(set), documents: Some("d1".into()) };
     World { object, keys, observed, applied, missing: Vec::new(), now: "2026-01-01T00:00:00Z".parse().unwrap() }
 }
 
@@ -321,4 +325,34 @@ fn stopped_and_missing_and_invalid_are_said_so() {
     assert_eq!(ready.message, "spec.auth.users[1].groups[0]: there is no group \"x\"");
     assert_eq!((after.observed_generation, &after.address), (Some(4), &before.address));
     assert_eq!(invalid(&after, Some(4), &wrong, world.now + jiff::SignedDuration::from_secs(9)), after);
+}
+
+#[test]
+fn rules_are_ready_when_every_pod_has_them_in_force() {
+    let mut world = world("{}");
+    assert_eq!(world.says("AccessReady"), "True InForce: home-0: d1");
+    world.applied.documents = Some("d2".into());
+    assert_eq!(world.says("AccessReady"), "False Loading: home-0 did not take up d2 yet");
+    let report = world.observed.pods[0].broker.as_mut().unwrap();
+    report.problem = Some("the rules cannot be used: groups[0].acl[1].topic: it is empty".into());
+    assert_eq!(
+        world.says("AccessReady"),
+        "False Unusable: home-0: the rules cannot be used: groups[0].acl[1].topic: it is empty; the last good rules stay in \
+         force"
+    );
+    assert_eq!(world.condition("Ready").0, ConditionStatus::True, "the broker serves all the same");
+}
+
+#[test]
+fn pod_that_cannot_be_asked_once_is_no_news_about_its_rules() {
+    let mut world = world("{}");
+    world.later(30);
+    world.observed.pods[0].broker = None;
+    assert_eq!(world.says("AccessReady"), "True InForce: home-0: d1");
+    world.applied.documents = Some("d2".into());
+    assert_eq!(world.says("AccessReady"), "Unknown NotReported: home-0 cannot be asked");
+    world.observed.pods.clear();
+    assert_eq!(world.condition("AccessReady").1, "NoPods");
+    world.applied.documents = None;
+    assert!(find(&world.status().conditions, "AccessReady").is_none(), "nothing is written while spec.paused is true");
 }
