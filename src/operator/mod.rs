@@ -10,6 +10,7 @@ mod build;
 mod denies;
 mod error;
 mod flags;
+mod issuers;
 mod keys;
 pub mod leader;
 mod metrics;

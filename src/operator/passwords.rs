@@ -97,7 +97,8 @@ pub fn missing_certificates(plan: &Plan, observed: &Observed) -> Vec<Missing> {
     .collect()
 }
 
-fn referenced(observed: &Observed, name: &str, key: &str) -> Result<Vec<u8>, String> {
+/// The value of a key of a Secret that the object refers to, or why there is none.
+pub fn referenced(observed: &Observed, name: &str, key: &str) -> Result<Vec<u8>, String> {
     let secret = observed.referenced.get(name).ok_or_else(|| format!("there is no Secret {name}"))?;
     let password = value(secret, key).ok_or_else(|| format!("Secret {name} has no key {key}"))?;
     if password.is_empty() { Err(format!("the key {key} of Secret {name} is empty")) } else { Ok(password) }

@@ -24,6 +24,7 @@ use super::ask::Asker;
 use super::build::{self, BROKER_CONTAINER, Ingredients, MANAGER, SPEC_HASH};
 use super::denies::Told;
 use super::error::Error;
+use super::issuers::{self, Discovery};
 use super::keys::{self, Advanced};
 use super::metrics::Metrics;
 use super::observe::{self, Observed, PodReport, Stored};
@@ -61,6 +62,7 @@ type Guarded = DeserializeGuard<MqttBroker>;
 pub(super) struct Context {
     client: Client,
     asker: Asker,
+    discovery: Discovery,
     recorder: Recorder,
     image: String,
     references: References,
@@ -83,13 +85,15 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     let keys = keys::advance(&plan, &observed, u64::try_from(now.as_second()).unwrap_or_default(), random::bytes)?;
     let (found, mut missing) = passwords::find(&plan, &observed, random::password);
     missing.extend(passwords::missing_certificates(&plan, &observed));
+    let (issuers, without_keys) = issuers::find(&context.client, &context.discovery, &plan, &observed).await;
+    missing.extend(without_keys);
     let applied = if plan.paused {
         Applied::nothing(&observed)
     } else {
         let (keys, secret) = (keys.as_ref().ok().map(|it| &it.keys), observed.revocations.as_ref());
         let second = u64::try_from(now.as_second()).unwrap_or_default();
         revocations::keep(&context.client, object, &plan, keys, secret, second).await?;
-        apply(context, object, &plan, &observed, keys, found).await?
+        apply(context, object, &plan, &observed, keys, found, &issuers).await?
     };
     for (reason, message) in keys.iter().flat_map(|it| &it.steps).map(keys::event) {
         announce(context, &object.metadata, reason.to_owned(), message).await;
@@ -120,6 +124,7 @@ async fn apply(
     observed: &Observed,
     keys: Option<&Keys>,
     found: Vec<passwords::UserPassword<'_>>,
+    issuers: &issuers::Documents,
 ) -> Result<Applied, Error> {
     if let Some(taken) = observed.children.foreign.first() {
         return Err(Error::NameTaken(taken.clone()));
@@ -133,6 +138,7 @@ async fn apply(
     let hashes = passwords::hash(found, observed, &published, plan, &context.hashing, random::bytes::<16>).await?;
     let ingredients = Ingredients {
         keys,
+        issuers,
         hashes: &hashes,
         bridge_password: &bridge_password(plan, observed),
         user_secrets: published,
@@ -353,6 +359,7 @@ impl Context {
         Self {
             client,
             asker: Asker::default(),
+            discovery: Discovery::default(),
             recorder,
             image,
             references: References::default(),

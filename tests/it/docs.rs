@@ -161,9 +161,15 @@ fn every_page_with_commands_is_run() {
 fn objects_in_pages_are_valid() {
     const HEAD: &str = "apiVersion: mqtt-operator.io/v1alpha1\nkind: MqttBroker\nmetadata: {name: example}\n";
     let mut seen = 0;
-    for page in
-        ["README.md", "docs/access.md", "docs/authz.md", "docs/clients.md", "docs/limits.md", "docs/listeners.md"]
-    {
+    for page in [
+        "README.md",
+        "docs/access.md",
+        "docs/authz.md",
+        "docs/clients.md",
+        "docs/issuers.md",
+        "docs/limits.md",
+        "docs/listeners.md",
+    ] {
         let text = std::fs::read_to_string(project_file(page)).unwrap();
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             let object = if block.starts_with("spec:") { format!("{HEAD}{block}") } else { block.to_owned() };

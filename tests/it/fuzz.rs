@@ -39,3 +39,18 @@ fn rules_are_sets_of_topics_and_no_client_id_is_worth_more_than_another() {
 fn a_healthy_client_is_served_beside_hostile_ones() {
     replay("connection", targets::connection::run);
 }
+
+#[test]
+fn a_token_is_accepted_only_as_it_was_signed_and_meant() {
+    replay("token", targets::token::run);
+}
+
+#[test]
+fn the_rules_of_a_token_allow_no_more_than_they_say() {
+    replay("acl", targets::acl::run);
+}
+
+#[test]
+fn key_sets_are_read_strictly_and_made_public_without_secrets() {
+    replay("jwks", targets::jwks::run);
+}

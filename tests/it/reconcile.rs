@@ -1,6 +1,8 @@
 //! The operator against a real API server.
 
-mod denies;
+mod issuers;
+pub mod keys;
+pub mod world;
 pub mod keys;
 pub mod world;
 

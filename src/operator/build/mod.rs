@@ -32,6 +32,8 @@ pub const MANAGER: &str = "mqtt-operator";
 pub struct Ingredients<'a> {
     /// Absent when the stored keys cannot be read: then they are left alone.
     pub keys: Option<&'a Keys>,
+    /// Documents about other issuers.
+    pub issuers: &'a super::issuers::Documents,
     pub hashes: &'a Users,
     pub bridge_password: &'a str,
     /// Secrets with the credentials of users, which are applied already: hashes refer to their versions.

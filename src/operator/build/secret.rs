@@ -27,7 +27,10 @@ pub fn of_broker(object: &MqttBroker, plan: &Plan, ingredients: &Ingredients<'_>
     if let Some(keys) = ingredients.keys {
         let state = json(&keys.states);
         secrets.push(opaque(object, plan, &plan.names.jwt, [(KEYS, keys.private.to_json()), (STATE, state)]));
-        secrets.push(opaque(object, plan, &plan.names.jwks, [(JWKS, keys.private.public())]));
+        let mut public = opaque(object, plan, &plan.names.jwks, [(JWKS, keys.private.public())]);
+        let others = ingredients.issuers.iter().map(|(name, document)| (name.clone(), ByteString(document.clone())));
+        public.data.get_or_insert_default().extend(others);
+        secrets.push(public);
     }
     secrets.push(opaque(object, plan, &plan.names.users, [(USERS, json(ingredients.hashes))]));
     if plan.bridge.is_some() {

@@ -18,8 +18,14 @@ fn resources(spec: &str) -> Resources {
     let keys = Keys::first(&plan.keys.wanted(Source::Made), 0, || [7; 48]).unwrap();
     let hashes = Users { format: FORMAT, users: Vec::new() };
     let user_secrets = plan.users.iter().map(|user| user_secret(&object, &plan, user, Some(b"geheim"))).collect();
-    let ingredients =
-        Ingredients { keys: Some(&keys), hashes: &hashes, bridge_password: "b", user_secrets, image: "example/mqtt:1" };
+    let ingredients = Ingredients {
+        keys: Some(&keys),
+        issuers: &Default::default(),
+        hashes: &hashes,
+        bridge_password: "b",
+        user_secrets,
+        image: "example/mqtt:1",
+    };
     build(&object, &plan, ingredients)
 }
 

@@ -1,12 +1,15 @@
 //! One module a target. Each `run` takes any bytes at all and panics when a promise is broken.
 
+pub mod acl;
 mod broker;
 pub mod connection;
 pub mod decoder;
+pub mod jwks;
 pub mod packets;
 pub mod proxy;
 pub mod rules;
 pub mod splits;
+pub mod token;
 pub mod websocket;
 mod world;
 
