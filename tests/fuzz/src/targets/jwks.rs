@@ -48,7 +48,8 @@ fn check(set: &KeySet) {
     }
     let asymmetric: Vec<_> = set.algorithms().into_iter().filter(|(_, alg)| *alg != Algorithm::Hs256).collect();
     match KeySet::parse_foreign(public.as_bytes(), &ALL) {
-        Ok(again) => assert_eq!(again.algorithms(), asymmetric),
+        // Of another issuer a hundred are enough.
+        Ok(again) => assert_eq!(again.algorithms(), asymmetric[..asymmetric.len().min(100)]),
         Err(_) => assert!(asymmetric.is_empty(), "{public}"),
     }
 }
