@@ -1,8 +1,7 @@
 //! The operator against a real API server.
 
+mod denies;
 mod issuers;
-pub mod keys;
-pub mod world;
 pub mod keys;
 pub mod world;
 
