@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::admin::{Answer, Ports};
 use super::say;
 use super::target::{Target, Where};
-use crate::api::{KeyState, MqttBroker, REVOKE_KEYS, ROTATE_KEYS};
+use crate::api::{ConditionStatus, KeyState, MqttBroker, REVOKE_KEYS, ROTATE_KEYS};
 use crate::auth::key::{self, KeyStates, PrivateKey, PrivateKeys};
 use crate::auth::rotation::Keys;
 use crate::auth::settings::Jwt;
@@ -54,7 +54,8 @@ const REVOKE_EXAMPLES: &str = "Examples:
 
 For a key that somebody else may have. It is removed at once: every token that it signed is refused, and
 sessions that came with one are closed. If it was the key that signs, another one signs at once; until
-the pods have loaded that one (seconds), they refuse what it signs. Devices need new tokens. Where all
+the pods have loaded that one (seconds), they refuse what it signs; --wait returns when they have.
+Devices need new tokens. Where all
 keys may be known, name all of them. KID may be the beginning of a key id.";
 
 #[derive(Debug, Subcommand)]
@@ -135,7 +136,7 @@ struct Listed {
     /// When a retiring key goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
-    /// The pods that verify with it, where they were asked; `null` for a pod that did not answer is left out.
+    /// The pods that verify with it, where they were asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     loaded_by: Option<Vec<String>>,
 }
@@ -216,14 +217,11 @@ async fn object(target: &Target) -> anyhow::Result<MqttBroker> {
 async fn list(flags: &List, target: &Target) -> anyhow::Result<()> {
     let mut keys = keys(target).await?;
     if flags.loaded {
-        let ports = Ports::of(target).await?;
-        for port in &ports.all {
-            let report: Answer<report::Broker> = ports.ask(port, Method::GET, "/api/v1/report").await?;
-            let loaded = report.done()?.keys;
+        for (name, loaded) in loaded(target).await? {
             for key in &mut keys {
                 let by = key.loaded_by.get_or_insert_default();
                 if loaded.contains(&key.kid) {
-                    by.push(port.name());
+                    by.push(name.clone());
                 }
             }
         }
@@ -323,7 +321,9 @@ async fn revoke(flags: &Revoke, target: &Target) -> anyhow::Result<()> {
     let is_revoked = |keys: &[Listed], kid: &str| keys.iter().any(|key| key.kid == kid && key.state == "revoked");
     let after = if flags.waiting.wait {
         let gone = |keys: &[Listed]| kids.iter().all(|kid| is_revoked(keys, kid)) && active_of(keys).is_some();
-        Some(wait(target, flags.waiting, gone).await?)
+        let keys = wait(target, flags.waiting, gone).await?;
+        taken_up(target, flags.waiting, &keys).await?;
+        Some(keys)
     } else {
         None
     };
@@ -405,6 +405,46 @@ async fn wait(target: &Target, waiting: Waiting, done: impl Fn(&[Listed]) -> boo
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// Waits until every broker verifies with the key that signs, and with none that is revoked.
+async fn taken_up(target: &Target, waiting: Waiting, keys: &[Listed]) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(waiting.timeout);
+    loop {
+        let done = match target {
+            Target::Cluster { .. } => {
+                let conditions = object(target).await?.status.map(|status| status.conditions).unwrap_or_default();
+                let ready = conditions.into_iter().find(|condition| condition.type_ == "KeysReady");
+                ready.is_some_and(|it| it.status == ConditionStatus::True || it.reason == "NoPods")
+            }
+            // Until it has taken up the new key, it does not answer who signs with that.
+            Target::Local(_) => match loaded(target).await {
+                Ok(brokers) => brokers.iter().all(|(_, loaded)| {
+                    let wrong = |key: &&Listed| loaded.contains(&key.kid) != (key.state != "revoked");
+                    !keys.iter().any(|key| wrong(&key))
+                }),
+                Err(_) => false,
+            },
+        };
+        if done {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            bail!("not every broker has taken it up within {} s; {}", waiting.timeout, obstacle(target).await);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The brokers by name, and the keys that they verify with.
+async fn loaded(target: &Target) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+    let ports = Ports::of(target).await?;
+    let mut brokers = Vec::with_capacity(ports.all.len());
+    for port in &ports.all {
+        let report: Answer<report::Broker> = ports.ask(port, Method::GET, "/api/v1/report").await?;
+        brokers.push((port.name(), report.done()?.keys));
+    }
+    Ok(brokers)
 }
 
 /// What the operator says about the keys.

@@ -1,6 +1,7 @@
 //! A thermometer outside the cluster: Python and paho-mqtt.
 
 use std::ops::Range;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -33,6 +34,16 @@ pub struct Answers {
     pub pubacks: Vec<u8>,
 }
 
+/// What a device met that connected again and again.
+#[derive(Debug, Deserialize)]
+pub struct Reports {
+    pub connections: u32,
+    /// The codes of refused connections and publications.
+    pub refused: Vec<u8>,
+    /// The keys that its tokens were signed with.
+    pub kids: Vec<String>,
+}
+
 impl Device {
     /// Connects and publishes these readings at QoS 1.
     pub fn publish(&self, readings: Range<u32>) -> Answers {
@@ -56,6 +67,21 @@ impl Device {
     pub fn report(&self, readings: Range<u32>) {
         let accepted = Answers { connack: 0, pubacks: vec![0; readings.len()] };
         assert_eq!(self.publish(readings), accepted, "{self:?}");
+    }
+
+    /// Reads its token from a file, connects, publishes and disconnects, until the other file is there.
+    pub fn report_until(&self, token: &Path, stop: &Path) -> Reports {
+        let (version, protocol) = match self.dialect {
+            Dialect::V5 => (Paho::V2, "5"),
+            Dialect::V311 => (Paho::V1_6, "4"),
+        };
+        let (username, _) = self.credentials.as_ref().expect("the device has a token");
+        let mut command = paho(version);
+        command
+            .arg(project_file("tests/e2e/reporting.py"))
+            .args([&self.address, "1883", self.client_id, self.topic, protocol, username])
+            .args([token, stop]);
+        serde_json::from_str(&run(&mut command)).expect("reporting.py prints JSON")
     }
 
     /// This device with other credentials.

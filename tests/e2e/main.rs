@@ -9,6 +9,8 @@ mod support;
 mod device;
 mod world;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use device::{Answers, Device, Dialect};
@@ -27,6 +29,8 @@ async fn a_thermometer_outside_the_cluster_reports_to_elasticsearch() {
     let expired = world.token("1s", "sensor/#");
     readings_arrive_as_documents(&world, &device).await;
     strangers_are_refused(&world, &device, expired).await;
+    a_rotation_of_the_signing_key_refuses_no_device(&world, &device);
+    a_revoked_token_is_refused_at_once(&world, &device).await;
     an_outage_of_elasticsearch_touches_no_device(&world, &device).await;
     a_deleted_pod_heals(&world, &device).await;
     a_changed_object_rolls_once(&world, &device).await;
@@ -124,6 +128,75 @@ async fn strangers_are_refused(world: &World, device: &Device, expired: String) 
     // One that is accepted, to see that nothing of the others came before it.
     device.report(10..11);
     world.await_documents(TOPIC, 0..11).await;
+}
+
+fn a_rotation_of_the_signing_key_refuses_no_device(world: &World, device: &Device) {
+    world.step("replace the signing key under devices that read their token from a file before each connection");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (file, stop) = (directory.path().join("token"), directory.path().join("stop"));
+    let mint = || {
+        let unfinished = directory.path().join("new");
+        std::fs::write(&unfinished, world.token("1h", "sensor/#")).expect("a writable directory");
+        std::fs::rename(&unfinished, &file).expect("a writable directory");
+    };
+    mint();
+    let before = world.active_key();
+    let (v5, v311) = std::thread::scope(|scope| {
+        let reporting = |dialect, client_id| {
+            let device = Device { dialect, client_id, topic: "sensor/kitchen/rotating", ..device.clone() };
+            let (file, stop) = (file.clone(), stop.clone());
+            scope.spawn(move || device.report_until(&file, &stop))
+        };
+        let devices = (reporting(Dialect::V5, "thermometer-5"), reporting(Dialect::V311, "thermometer-311"));
+        let minting = scope.spawn(|| {
+            while !stop.exists() {
+                mint();
+            }
+        });
+        // However this ends: who waits for the others would wait for ever.
+        let stopping = Stop(&stop);
+        world.step(&world.ctl("keys rotate --wait --timeout 120"));
+        // One round more, with the key that signs now.
+        mint();
+        drop(stopping);
+        minting.join().expect("tokens are made all the time");
+        (devices.0.join().expect("a report"), devices.1.join().expect("a report"))
+    });
+    let after = world.active_key();
+    assert_ne!(after, before);
+    for report in [v5, v311] {
+        assert_eq!(report.refused, Vec::<u8>::new(), "{report:?}");
+        assert!(report.kids.contains(&before) && report.kids.contains(&after), "{report:?}");
+        world.step(&format!("{} connections, none refused", report.connections));
+    }
+    // What the key before has signed is good until it expires.
+    device.report(0..0);
+    world.kubectl(&format!("-n {NAMESPACE} wait --for=condition=KeysCurrent mqttbroker/{BROKER} --timeout=60s"));
+}
+
+/// Makes a file when it is dropped.
+struct Stop<'a>(&'a Path);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0, "");
+    }
+}
+
+async fn a_revoked_token_is_refused_at_once(world: &World, device: &Device) {
+    world.step("revoke a token");
+    let token = world.token("1h", "sensor/#");
+    let other = device.with(Some(("thermometer-1", token.clone())));
+    other.report(0..0);
+    world.ctl(&format!("token revoke {token}"));
+    let started = std::time::Instant::now();
+    await_until(PATIENCE, "refusal", async || {
+        let answers = other.publish(0..0);
+        if answers.connack == 0 { Err("still accepted") } else { Ok(()) }
+    })
+    .await;
+    world.step(&format!("refused after {} s", started.elapsed().as_secs()));
+    device.report(0..0);
 }
 
 async fn an_outage_of_elasticsearch_touches_no_device(world: &World, device: &Device) {

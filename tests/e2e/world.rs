@@ -79,6 +79,19 @@ impl World {
         run(&mut self.mqttctl(&issue)).trim_end().to_owned()
     }
 
+    /// What `mqttctl` prints.
+    pub fn ctl(&self, words: &str) -> String {
+        run(&mut self.mqttctl(words)).trim_end().to_owned()
+    }
+
+    /// The key that signs.
+    pub fn active_key(&self) -> String {
+        let keys: Vec<Value> =
+            serde_json::from_str(&run(&mut self.mqttctl("keys list -o json"))).expect("mqttctl prints JSON");
+        let active = keys.iter().find(|key| key["state"] == "active").expect("one key signs");
+        active["kid"].as_str().expect("a key has an id").to_owned()
+    }
+
     /// The broker's pods that are not on their way out.
     pub fn broker_pods(&self) -> Vec<Value> {
         let selector = format!("app.kubernetes.io/instance={BROKER}");

@@ -118,6 +118,11 @@ fn clients_page_works() {
 }
 
 #[test]
+fn keys_page_works() {
+    works("docs/keys.md");
+}
+
+#[test]
 fn listeners_page_works() {
     works("docs/listeners.md");
 }
@@ -142,6 +147,7 @@ fn every_page_with_commands_is_run() {
         "docs/admin.md",
         "docs/authz.md",
         "docs/clients.md",
+        "docs/keys.md",
         "docs/listeners.md",
         "docs/tutorial.md",
         "docs/up.md",
@@ -167,6 +173,7 @@ fn objects_in_pages_are_valid() {
         "docs/authz.md",
         "docs/clients.md",
         "docs/issuers.md",
+        "docs/keys.md",
         "docs/limits.md",
         "docs/listeners.md",
     ] {
@@ -193,6 +200,7 @@ fn links_between_pages_lead_somewhere() {
         "docs/up.md",
         "docs/mqttctl.md",
         "docs/clients.md",
+        "docs/keys.md",
     ];
     for page in pages {
         let path = project_file(page);

@@ -176,9 +176,13 @@ async fn revoked_key_is_refused_and_never_comes_back() {
         assert!(stderr.contains("add --yes") && stderr.contains("another one signs at once"), "{stderr}");
         assert_eq!(in_state(&keys(&world).await, "active"), stolen, "nothing was done");
 
+        let (_thief, mut incoming, _) =
+            client::connect(&device(&pod, "dev9", &token(&world, "dev9").await)).await.unwrap();
         with_kubelet(&world, &pod, async {
             let said = succeeds(&world, &["keys", "revoke", &stolen[..12], "--yes", "--wait"]).await;
             assert!(said.contains(&format!("{stolen} is revoked")), "{said}");
+            let closed = tokio::time::timeout(DEADLINE, incoming.next()).await.expect("the session ends");
+            assert!(!matches!(closed, Some(Ok(_))), "{closed:?}");
             await_until(DEADLINE, "refusal", async || match report(&pod, "dev1", &token_before).await {
                 Err(refused) => Ok(refused),
                 Ok(()) => Err("still accepted"),
