@@ -31,8 +31,9 @@ deny:
 
 # The custom resource definitions, from the types; with the chart's copy and what is rendered from it.
 crds:
-    cargo run --quiet --bin mqtt-operator -- crds > crds/mqttbrokers.yaml
-    cp crds/mqttbrokers.yaml charts/mqtt-operator/files/crds/
+    cargo run --quiet --bin mqtt-operator -- crds mqttbrokers > crds/mqttbrokers.yaml
+    cargo run --quiet --bin mqtt-operator -- crds mqttusers > crds/mqttusers.yaml
+    cp crds/*.yaml charts/mqtt-operator/files/crds/
     just install-yaml
 
 # The manifest for people without Helm, from the chart.

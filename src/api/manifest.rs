@@ -4,15 +4,21 @@ use std::sync::OnceLock;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use kube::core::cel::validate_cel;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::tree::{Fault, Node};
-use super::{API_VERSION, MqttBroker};
+use super::{API_VERSION, MqttBroker, MqttUser};
 
 /// The objects of a file, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
     pub brokers: Vec<MqttBroker>,
+    pub users: Vec<MqttUser>,
     /// Secrets; what was in `stringData` is in `data`.
     pub secrets: Vec<Secret>,
 }
@@ -62,7 +68,7 @@ impl From<Fault> for ManifestError {
     }
 }
 
-/// Reads a YAML stream of `MqttBroker`s and `Secret`s.
+/// Reads a YAML stream of `MqttBroker`s, `MqttUser`s and `Secret`s.
 ///
 /// The schema and the rules of the custom resource definition are checked as an API server checks them, so that a file
 /// that is accepted here is accepted there, and the other way round. An unknown field or kind is an error.
@@ -73,11 +79,12 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     for document in documents.iter().filter(|document| !document.is_null()) {
         let kind = document.get("kind").and_then(Node::text).unwrap_or_default();
         match kind {
-            "MqttBroker" => manifest.brokers.push(broker(document)?),
+            "MqttBroker" => manifest.brokers.push(custom(document, broker_schema())?),
+            "MqttUser" => manifest.users.push(custom(document, user_schema())?),
             "Secret" => manifest.secrets.push(secret(document)?),
             "" => return Err(fault(document, "kind", "is required")),
             other => {
-                let message = format!("{other:?} is not known; known are MqttBroker and Secret");
+                let message = format!("{other:?} is not known; known are MqttBroker, MqttUser and Secret");
                 return Err(fault(document, "kind", &message));
             }
         }
@@ -85,11 +92,15 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     if manifest == Manifest::default() { Err(ManifestError::Empty) } else { Ok(manifest) }
 }
 
-fn broker(document: &Node) -> Result<MqttBroker, ManifestError> {
+/// An object of ours, checked as an API server checks it.
+fn custom<K>(document: &Node, schema: &Value) -> Result<K, ManifestError>
+where
+    K: CustomResourceExt + Serialize + DeserializeOwned,
+{
     expect_version(document, API_VERSION)?;
-    document.check(broker_schema(), "")?;
-    let object: MqttBroker = serde_json::from_value(document.to_json()).map_err(|e| shape(document, &e))?;
-    if let Err(errors) = object.validate_cel()
+    document.check(schema, "")?;
+    let object: K = serde_json::from_value(document.to_json()).map_err(|e| shape(document, &e))?;
+    if let Err(errors) = validate_cel(&object)
         && let Some(first) = errors.iter().next()
     {
         let field = first.field_path.trim_start_matches('.').to_owned();
@@ -128,18 +139,25 @@ fn shape(document: &Node, error: &serde_json::Error) -> ManifestError {
     ManifestError::Field { line: document.line, field: String::new(), message: error.to_string() }
 }
 
-/// The schema of the definition, with `metadata` written out: there an API server knows the fields itself.
 fn broker_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        let definition = serde_json::to_value(super::crd::mqtt_broker()).expect("a definition is JSON");
-        let mut schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
-        schema["properties"]["apiVersion"] = json!({"type": "string"});
-        schema["properties"]["kind"] = json!({"type": "string"});
-        schema["properties"]["metadata"] = metadata_schema();
-        schema["required"] = json!(["metadata", "spec"]);
-        schema
-    })
+    SCHEMA.get_or_init(|| schema_of(&super::crd::mqtt_broker()))
+}
+
+fn user_schema() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| schema_of(&super::crd::mqtt_user()))
+}
+
+/// The schema of a definition, with `metadata` written out: there an API server knows the fields itself.
+fn schema_of(definition: &CustomResourceDefinition) -> Value {
+    let definition = serde_json::to_value(definition).expect("a definition is JSON");
+    let mut schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+    schema["properties"]["apiVersion"] = json!({"type": "string"});
+    schema["properties"]["kind"] = json!({"type": "string"});
+    schema["properties"]["metadata"] = metadata_schema();
+    schema["required"] = json!(["metadata", "spec"]);
+    schema
 }
 
 fn secret_schema() -> &'static Value {
@@ -246,7 +264,7 @@ mod tests {
     fn unknown_kinds_and_broken_yaml_are_refused() {
         assert_eq!(
             refused("apiVersion: v1\nkind: Pod\n"),
-            "line 2: kind: \"Pod\" is not known; known are MqttBroker and Secret"
+            "line 2: kind: \"Pod\" is not known; known are MqttBroker, MqttUser and Secret"
         );
         assert_eq!(
             refused("apiVersion: v2\nkind: MqttBroker\n"),

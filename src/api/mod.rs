@@ -8,6 +8,7 @@ pub mod issuer;
 pub mod limits;
 pub mod manifest;
 pub mod mqtt_broker;
+pub mod mqtt_user;
 pub mod pod;
 pub mod status;
 mod tree;
@@ -19,6 +20,7 @@ pub use mqtt_broker::{
     MqttBroker, MqttBrokerSpec, Protocol, Quantity, Rotation, SecretKey, SecretName, Service, ServiceType, Telemetry,
     TrafficPolicy, User,
 };
+pub use mqtt_user::{BrokerRef, MqttUser, MqttUserSpec, MqttUserStatus};
 pub use pod::Pod;
 pub use status::{Condition, ConditionStatus, Endpoint, KeyState, MqttBrokerStatus};
 

@@ -57,6 +57,16 @@ pub fn is_our_own(hash: &str) -> bool {
     hash.strip_prefix("$argon2id$v=19$m=19456,t=2,p=1$").is_some()
 }
 
+/// A short digest of a hash, to tell whether two who do not show it to each other have the same one.
+pub fn digest(hash: &str) -> String {
+    use std::fmt::Write as _;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, hash.as_bytes());
+    digest.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Whether the password is the one that was hashed. Takes as long as the hash was meant to take: tens of milliseconds.
 pub fn verify(password: &[u8], hash: &str) -> bool {
     Hash::parse(hash).is_ok_and(|hash| hash.is_of(password))

@@ -1,6 +1,6 @@
 //! An immutable snapshot of who may connect and what they may do. On a reload it is replaced as a whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -222,6 +222,12 @@ impl Policy {
             self.users.iter().filter(|(_, user)| user.hash.is_some()).map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The users whose password hash is loaded, each with a digest of the hash, by which a new one is told from the old.
+    pub fn password_digests(&self) -> BTreeMap<String, String> {
+        let users = self.users.iter();
+        users.filter_map(|(name, user)| Some((name.clone(), password::digest(user.hash.as_deref()?)))).collect()
     }
 
     /// What is done about wrong passwords.

@@ -17,13 +17,16 @@ struct Program {
 #[derive(Subcommand)]
 enum Command {
     /// Print the custom resource definitions as YAML.
-    Crds,
+    Crds {
+        /// Only this one, by its plural, as mqttusers.
+        plural: Option<String>,
+    },
 }
 
 fn main() -> std::process::ExitCode {
     let Program { command, flags } = Program::parse();
-    if let Some(Command::Crds) = command {
-        print!("{}", api::crd::yaml());
+    if let Some(Command::Crds { plural }) = command {
+        print!("{}", api::crd::yaml(plural.as_deref()));
         return std::process::ExitCode::SUCCESS;
     }
     logs::init(logs::Format::detect());

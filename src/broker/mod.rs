@@ -163,6 +163,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").into(),
             keys: policy.key_ids(),
             users: policy.user_names(),
+            passwords: policy.password_digests(),
             unusable_hashes: policy.unusable_hashes().iter().map(|(name, why)| format!("{name}: {why}")).collect(),
             documents: digest,
             problem,

@@ -1,5 +1,6 @@
 //! What a pod says of itself, read from its admin port below `/api/v1`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -16,6 +17,9 @@ pub struct Broker {
     pub keys: Vec<String>,
     /// The users whose password hash is loaded.
     pub users: Vec<String>,
+    /// The same users, each with a digest of the hash that is loaded.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub passwords: BTreeMap<String, String>,
     /// The users that cannot log in because their hash cannot be used, as `name: why`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unusable_hashes: Vec<String>,

@@ -9,7 +9,7 @@ use crate::api::manifest::Manifest;
 use crate::auth::password;
 use crate::config::FORMAT;
 use crate::config::broker::{UserHash, Users};
-use crate::plan::{Password, Plan};
+use crate::plan::{Password, Plan, UserPlan};
 
 /// Letters and digits of a generated password, without those that are easily taken for each other: 32, so that a random
 /// byte chooses one without bias, and none that a shell or a YAML file reads otherwise.
@@ -41,14 +41,13 @@ fn users(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<C
     let hashed: Option<Users> = state::read_json(&home.etc().users())?;
     let hashed = hashed.map(|users| users.users).unwrap_or_default();
     let mut credentials = Credentials { passwords: Vec::new(), hashes: Vec::new() };
-    for (index, user) in plan.users.iter().enumerate() {
+    for user in &plan.users {
         let kept = known.get(&user.name);
         let password = match &user.password {
             Password::Generate => kept.cloned().map_or_else(random_password, Ok)?,
-            Password::FromSecret { name, key } => text(plan, index, "passwordSecretRef", (name, key), manifest, file)?,
+            Password::FromSecret { .. } => text(plan, user, manifest, file)?,
             Password::Hash { name, key } => {
-                let hash = text(plan, index, "passwordHashSecretRef", (name, key), manifest, file)?;
-                let hash = hash.trim_end().to_owned();
+                let hash = text(plan, user, manifest, file)?.trim_end().to_owned();
                 let wrong =
                     |source| Error::PasswordHash { path: file.into(), secret: name.clone(), key: key.clone(), source };
                 password::check_hash(&hash).map_err(wrong)?;
@@ -71,19 +70,14 @@ fn users(plan: &Plan, manifest: &Manifest, home: &Home, file: &Path) -> Result<C
     Ok(credentials)
 }
 
-/// The value of a key of a Secret of the file, which a field of a user refers to.
-fn text(
-    plan: &Plan,
-    index: usize,
-    field: &str,
-    (name, key): (&str, &str),
-    manifest: &Manifest,
-    file: &Path,
-) -> Result<String, Error> {
+/// The value of a key of a Secret of the file, which the user refers to.
+fn text(plan: &Plan, user: &UserPlan, manifest: &Manifest, file: &Path) -> Result<String, Error> {
+    let Some((field, name, key)) = user.password.reference() else { return random_password() };
     let value = manifest.secret_value(&plan.namespace, name, key);
+    let object = user.object.as_ref().map(|object| format!("MqttUser {}: ", object.name)).unwrap_or_default();
     value.and_then(|value| String::from_utf8(value.to_vec()).ok()).ok_or_else(|| Error::Secret {
         path: file.into(),
-        field: format!("spec.auth.users[{index}].{field}"),
+        field: format!("{object}{}.{field}", user.field),
         secret: name.to_owned(),
         key: key.to_owned(),
     })

@@ -23,6 +23,8 @@ pub enum Error {
     NamespaceName { path: PathBuf, namespace: String },
     #[error("{}", .path.display())]
     Plan { path: PathBuf, source: Invalid },
+    #[error("{}: MqttUser {object}: {message}", .path.display())]
+    User { path: PathBuf, object: String, message: String },
     #[error("{}: {field}: there is no Secret {secret} with the key {key} in this file; add it", .path.display())]
     Secret { path: PathBuf, field: String, secret: String, key: String },
     #[error("{}: the key {key} of Secret {secret} is {source}", .path.display())]

@@ -84,7 +84,8 @@ pub fn read(file: &Path) -> Result<Manifest, Error> {
 /// Puts what names no namespace into this one, as `kubectl apply -n` does.
 fn settle(manifest: &mut Manifest, namespace: &str) {
     let brokers = manifest.brokers.iter_mut().map(|object| &mut object.metadata);
-    for metadata in brokers.chain(manifest.secrets.iter_mut().map(|secret| &mut secret.metadata)) {
+    let users = manifest.users.iter_mut().map(|object| &mut object.metadata);
+    for metadata in brokers.chain(users).chain(manifest.secrets.iter_mut().map(|secret| &mut secret.metadata)) {
         metadata.namespace.get_or_insert_with(|| namespace.to_owned());
     }
 }
@@ -105,6 +106,9 @@ fn choose(manifest: &Manifest, options: &Options) -> Result<Plan, Error> {
         return Err(Error::Namespace { path: file(), has: has.clone(), asked: asked.clone() });
     }
     let mut plan = plan::plan(&object).map_err(|source| Error::Plan { path: file(), source })?;
+    if let Some(first) = plan.add_users(&manifest.users).into_iter().find(|it| it.reason != "Disabled") {
+        return Err(Error::User { path: file(), object: first.object, message: first.message });
+    }
     if object.spec.limits.max_memory.is_none() {
         // Here is no container: other programs have their share of the machine.
         plan.broker.limits.max_memory = memory::available().map(|bytes| bytes / 2);

@@ -42,7 +42,7 @@ pub async fn find(
             Ok(document) => Some(document),
             Err(error) => {
                 let message = format!("the keys of this cluster's tokens cannot be read: {error}");
-                missing.extend(kept.is_none().then(|| Missing { field: FIELD.into(), message }));
+                missing.extend(kept.is_none().then(|| Missing { field: FIELD.into(), message, object: None }));
                 kept
             }
         };
@@ -59,7 +59,7 @@ fn from_secrets(plan: &Plan, observed: &Observed) -> (Documents, Vec<Missing>) {
             let found = match passwords::referenced(observed, name, key) {
                 Ok(found) => found,
                 Err(message) => {
-                    missing.push(Missing { field, message });
+                    missing.push(Missing { field, message, object: None });
                     continue;
                 }
             };
@@ -71,7 +71,7 @@ fn from_secrets(plan: &Plan, observed: &Observed) -> (Documents, Vec<Missing>) {
                 Ok(()) => _ = documents.insert(document, found),
                 Err(error) => {
                     let message = format!("the key {key} of Secret {name} cannot be used: {error}");
-                    missing.push(Missing { field, message });
+                    missing.push(Missing { field, message, object: None });
                     documents.extend(stored(plan, observed, &document).map(|kept| (document, kept)));
                 }
             }

@@ -21,6 +21,7 @@ mod reconcile;
 mod references;
 mod revocations;
 mod status;
+mod users;
 mod warn;
 
 use std::net::SocketAddr;

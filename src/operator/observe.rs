@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::ask::Asker;
 use super::build;
 use super::error::Error;
+use super::users;
 use crate::api::{MqttBroker, MqttBrokerStatus, ServiceType};
 use crate::config::report;
 use crate::plan::Plan;
@@ -40,6 +41,8 @@ pub struct Observed {
     pub revocations: Option<Secret>,
     /// The Secrets that the object refers to, as far as they exist.
     pub referenced: BTreeMap<String, Secret>,
+    /// The Secrets of users who have objects of their own.
+    pub user_secrets: users::Secrets,
     pub pods: Vec<PodReport>,
     /// Addresses of nodes, where clients reach the broker through one.
     pub nodes: Vec<String>,
@@ -84,9 +87,10 @@ impl PodReport {
 }
 
 impl Observed {
-    /// A Secret that belongs to the object.
+    /// A Secret that belongs to the object, or to one of its users.
     pub fn secret(&self, name: &str) -> Option<&Secret> {
-        self.children.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
+        let mut secrets = self.children.secrets.iter().chain(&self.user_secrets.owned);
+        secrets.find(|secret| secret.metadata.name.as_deref() == Some(name))
     }
 
     /// The StatefulSet of the object.
@@ -136,17 +140,18 @@ pub async fn observe(
     now: Timestamp,
 ) -> Result<Observed, Error> {
     let namespace = plan.namespace.as_str();
-    let (children, revocations, referenced, pods) = tokio::try_join!(
+    let (children, revocations, referenced, pods, user_secrets) = tokio::try_join!(
         children(client, object, plan),
         revocations(client, plan),
         referenced(client, namespace, plan),
         pods(client, plan),
+        users::secrets(client, plan),
     )?;
     let keys = children.secrets.iter().find(|secret| secret.metadata.name.as_ref() == Some(&plan.names.jwt));
     let pods = children.stateful_sets.first().map_or_else(Vec::new, |set| members(set, pods));
     let pods = asker.reports(plan, keys, pods, u64::try_from(now.as_second()).unwrap_or_default()).await;
     let nodes = if plan.service.type_ == ServiceType::NodePort { nodes(client).await? } else { Vec::new() };
-    Ok(Observed { children, revocations, referenced, pods, nodes })
+    Ok(Observed { children, revocations, referenced, user_secrets, pods, nodes })
 }
 
 async fn revocations(client: &Client, plan: &Plan) -> Result<Option<Secret>, Error> {
@@ -160,7 +165,8 @@ async fn children(client: &Client, object: &MqttBroker, plan: &Plan) -> Result<C
     if plan.bridge.is_some() {
         secrets.push(names.bridge.clone());
     }
-    secrets.extend(plan.users.iter().map(|user| user.secret_name.clone()));
+    let users = plan.users.iter().filter(|user| user.object.is_none());
+    secrets.extend(users.map(|user| user.secret_name.clone()));
     let services = [names.broker.clone(), names.pods.clone()];
     let (stateful_sets, services, config_maps, secrets) = tokio::try_join!(
         owned::<StatefulSet>(client, object, plan, std::slice::from_ref(&names.broker)),

@@ -42,9 +42,11 @@ impl Known {
 /// A value of a Secret that the object refers to, and that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// The field that refers to it, as `spec.auth.users[1].passwordSecretRef`.
+    /// The field that refers to it, as `spec.auth.users[1].passwordSecretRef`; empty where it is not about a field.
     pub field: String,
     pub message: String,
+    /// The `MqttUser` whose field it is, if it is not the broker's.
+    pub object: Option<String>,
 }
 
 /// Finds the password of each user: in the user's Secret, in the one that was published before, or new.
@@ -54,22 +56,27 @@ pub fn find<'a>(
     mut random: impl FnMut() -> String,
 ) -> (Vec<UserPassword<'a>>, Vec<Missing>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for (index, user) in plan.users.iter().enumerate() {
+    for user in &plan.users {
+        let object = user.object.as_ref().map(|object| object.name.clone());
+        if object.as_ref().is_some_and(|object| observed.user_secrets.taken.contains(object)) {
+            let message =
+                format!("Secret {} exists and does not belong to this object; it is left alone", user.secret_name);
+            missing.push(Missing { field: String::new(), message, object });
+            found.push(UserPassword { user, known: Known::Nothing });
+            continue;
+        }
         let looked_up = match &user.password {
             Password::Generate => {
                 let published = observed.secret(&user.secret_name).and_then(|secret| value(secret, build::PASSWORD));
                 let password = published.filter(|password| !password.is_empty());
                 Ok(Known::Password(password.unwrap_or_else(|| random().into_bytes())))
             }
-            Password::FromSecret { name, key } => {
-                referenced(observed, name, key).map(Known::Password).map_err(|message| ("passwordSecretRef", message))
-            }
-            Password::Hash { name, key } => {
-                referenced_hash(observed, name, key).map_err(|message| ("passwordHashSecretRef", message))
-            }
+            Password::FromSecret { name, key } => referenced(observed, name, key).map(Known::Password),
+            Password::Hash { name, key } => referenced_hash(observed, name, key),
         };
-        let known = looked_up.unwrap_or_else(|(field, message)| {
-            missing.push(Missing { field: format!("spec.auth.users[{index}].{field}"), message });
+        let known = looked_up.unwrap_or_else(|message| {
+            let field = user.password.reference().map(|(field, ..)| field).unwrap_or_default();
+            missing.push(Missing { field: format!("{}.{field}", user.field), message, object });
             Known::Nothing
         });
         found.push(UserPassword { user, known });
@@ -92,7 +99,7 @@ pub fn missing_certificates(plan: &Plan, observed: &Observed) -> Vec<Missing> {
     let keys = plan.listener_secrets.iter().flat_map(ListenerSecrets::keys);
     keys.filter_map(|(field, name, key)| {
         let message = referenced(observed, name, key).err()?;
-        Some(Missing { field, message })
+        Some(Missing { field, message, object: None })
     })
     .collect()
 }
@@ -121,7 +128,8 @@ pub async fn hash(
     permits: &Semaphore,
     mut salt: impl FnMut() -> [u8; 16],
 ) -> Result<Users, Error> {
-    let mut before = hashes_before(observed, &plan.names.users);
+    let before = self::published(plan, observed);
+    let mut before: BTreeMap<String, UserHash> = before.users.into_iter().map(|it| (it.name.clone(), it)).collect();
     let mut users = Vec::with_capacity(passwords.len());
     for UserPassword { user, known } in passwords {
         let source = source_of(user, observed, published);
@@ -161,10 +169,11 @@ async fn hash_one(user: &UserPlan, password: Vec<u8>, old: Option<String>, salt:
     hash.map_err(|source| Error::Hash { user: user.name.clone(), source })
 }
 
-fn hashes_before(observed: &Observed, name: &str) -> BTreeMap<String, UserHash> {
-    let document = observed.secret(name).and_then(|secret| value(secret, build::USERS));
-    let users: Option<Users> = document.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    users.into_iter().flat_map(|users| users.users).map(|hash| (hash.name.clone(), hash)).collect()
+/// The document that brokers have now; an empty one if there is none.
+pub fn published(plan: &Plan, observed: &Observed) -> Users {
+    let document = observed.secret(&plan.names.users).and_then(|secret| value(secret, build::USERS));
+    let users = document.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    users.unwrap_or(Users { format: FORMAT, users: Vec::new() })
 }
 
 fn source_of(user: &UserPlan, observed: &Observed, published: &[Secret]) -> Option<HashSource> {

@@ -33,9 +33,11 @@ use super::random;
 use super::references::References;
 use super::revocations;
 use super::status::{self, Facts};
+use super::users::{self, Homes};
 use super::warn;
 use crate::api::{API_VERSION, MqttBroker, MqttBrokerStatus};
 use crate::auth::rotation::Keys;
+use crate::config::broker::Users;
 use crate::plan::{self, Invalid, Plan};
 use crate::process::Shutdown;
 
@@ -66,6 +68,7 @@ pub(super) struct Context {
     recorder: Recorder,
     image: String,
     references: References,
+    homes: Arc<Homes>,
     failures: Mutex<HashMap<ObjectRef<Guarded>, u32>>,
     hashing: Semaphore,
     /// What was told about denies, by namespace and name.
@@ -76,19 +79,22 @@ pub(super) struct Context {
 /// One pass over one object: the whole of what the operator does.
 async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     let now = Timestamp::now();
-    let plan = match plan::plan(object) {
+    let mut plan = match plan::plan(object) {
         Ok(plan) => plan,
         Err(invalid) => return refuse(context, object, &invalid, now).await,
     };
+    let user_objects = users::list(&context.client, &plan.namespace, &plan.name).await?;
+    let not_added = plan.add_users(&user_objects);
     context.references.set(&plan.namespace, &plan.name, secrets_of_interest(&plan));
     let observed = observe::observe(&context.client, &context.asker, object, &plan, now).await?;
     let keys = keys::advance(&plan, &observed, u64::try_from(now.as_second()).unwrap_or_default(), random::bytes)?;
-    let (found, mut missing) = passwords::find(&plan, &observed, random::password);
+    let (found, missing) = passwords::find(&plan, &observed, random::password);
+    let (missing_of_users, mut missing) = users::apart(missing);
     missing.extend(passwords::missing_certificates(&plan, &observed));
     let (issuers, without_keys) = issuers::find(&context.client, &context.discovery, &plan, &observed).await;
     missing.extend(without_keys);
-    let applied = if plan.paused {
-        Applied::nothing(&observed)
+    let (applied, hashes) = if plan.paused {
+        (Applied::nothing(&observed), passwords::published(&plan, &observed))
     } else {
         let (keys, secret) = (keys.as_ref().ok().map(|it| &it.keys), observed.revocations.as_ref());
         let second = u64::try_from(now.as_second()).unwrap_or_default();
@@ -98,6 +104,15 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     for (reason, message) in keys.iter().flat_map(|it| &it.steps).map(keys::event) {
         announce(context, &object.metadata, reason.to_owned(), message).await;
     }
+    let facts = users::Facts {
+        plan: &plan,
+        observed: &observed,
+        not_added: &not_added,
+        missing: &missing_of_users,
+        hashes: &hashes,
+        now,
+    };
+    let are_loading = users::tell(&context.client, &user_objects, &facts).await?;
     let facts = Facts {
         object,
         plan: &plan,
@@ -109,6 +124,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     };
     let status = status::status(&facts);
     let next = next_look(&status, &observed, now);
+    let next = if are_loading { next.min(AWAITED) } else { next };
     let next = keys.ok().and_then(|keys| until_due(&keys, now)).map_or(next, |due| due.min(next));
     publish(context, object, status).await?;
     tell_denies(context, object, &plan, &observed, now).await;
@@ -125,14 +141,15 @@ async fn apply(
     keys: Option<&Keys>,
     found: Vec<passwords::UserPassword<'_>>,
     issuers: &issuers::Documents,
-) -> Result<Applied, Error> {
+) -> Result<(Applied, Users), Error> {
     if let Some(taken) = observed.children.foreign.first() {
         return Err(Error::NameTaken(taken.clone()));
     }
     // Where a password is missing, what was published before stays as it is.
     let known = found.iter().filter(|it| !matches!(it.known, passwords::Known::Nothing));
     let secrets: Vec<Secret> = known.map(|it| build::user_secret(object, plan, it.user, it.known.password())).collect();
-    let mut published = apply::apply_each(&context.client, &secrets, &observed.children.secrets).await?;
+    let there = [observed.children.secrets.as_slice(), &observed.user_secrets.owned].concat();
+    let mut published = apply::apply_each(&context.client, &secrets, &there).await?;
     let unknown = found.iter().filter(|it| matches!(it.known, passwords::Known::Nothing));
     published.extend(unknown.filter_map(|it| observed.secret(&it.user.secret_name)).cloned());
     let hashes = passwords::hash(found, observed, &published, plan, &context.hashing, random::bytes::<16>).await?;
@@ -145,7 +162,7 @@ async fn apply(
         image: &image(context, object, plan, observed),
     };
     let resources = build::build(object, plan, ingredients);
-    apply::apply(&context.client, &resources, observed).await
+    Ok((apply::apply(&context.client, &resources, observed).await?, hashes))
 }
 
 /// Tells in Events what the pods have denied since the last pass.
@@ -363,6 +380,7 @@ impl Context {
             recorder,
             image,
             references: References::default(),
+            homes: Arc::default(),
             failures: Mutex::default(),
             hashing: Semaphore::new(1),
             denies: Mutex::default(),
@@ -395,13 +413,25 @@ async fn control(context: Arc<Context>, namespace: Option<&str>, shutdown: Shutd
     let client = context.client.clone();
     let everything = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
-    let references = context.clone();
+    let orphans = users::watch_orphans(
+        client.clone(),
+        scope(&client, namespace),
+        scope(&client, namespace),
+        context.homes.clone(),
+        shutdown.clone(),
+    );
+    let (references, homes) = (context.clone(), context.homes.clone());
     // Only metadata of children and Secrets is watched: the operator keeps no copy of anybody's Secrets.
-    Controller::new(scope::<Guarded>(&client, namespace), everything.clone())
+    let objects = Controller::new(scope::<Guarded>(&client, namespace), everything.clone())
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns(scope::<PartialObjectMeta<StatefulSet>>(&client, namespace), ours.clone())
         .owns(scope::<PartialObjectMeta<Service>>(&client, namespace), ours.clone())
         .owns(scope::<PartialObjectMeta<ConfigMap>>(&client, namespace), ours)
+        .watches(scope::<users::Guarded>(&client, namespace), everything.clone(), move |user| {
+            let namespace = user.namespace().unwrap_or_default();
+            let brokers = homes.concerned(&user);
+            brokers.into_iter().map(move |name| ObjectRef::new(&name).within(&namespace)).collect::<Vec<_>>()
+        })
         .watches(scope::<PartialObjectMeta<Secret>>(&client, namespace), everything, move |secret| {
             let namespace = secret.namespace().unwrap_or_default();
             let objects = references.references.of(&namespace, &secret.name_any());
@@ -413,8 +443,8 @@ async fn control(context: Arc<Context>, namespace: Option<&str>, shutdown: Shutd
             if let Err(error) = result {
                 tracing::debug!(%error, "controller");
             }
-        })
-        .await;
+        });
+    tokio::join!(objects, orphans);
 }
 
 fn scope<K>(client: &Client, namespace: Option<&str>) -> Api<K>

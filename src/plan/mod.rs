@@ -10,6 +10,7 @@ mod limits;
 pub mod names;
 mod rules;
 mod units;
+mod users;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ pub use issuers::IssuerSecrets;
 pub use keys::{KeysPlan, key_ids};
 pub use limits::DEFAULT_MEMORY;
 pub use names::Names;
+pub use users::{NotAdded, Password, UserObject, UserPlan};
 
 /// Where the broker's probes, metrics and report are served in a pod.
 pub const BROKER_ADMIN_PORT: u16 = 9180;
@@ -53,7 +55,7 @@ pub struct Plan {
     pub listener_secrets: Vec<ListenerSecrets>,
     /// The user's Secrets of other issuers.
     pub issuer_secrets: Vec<IssuerSecrets>,
-    /// In the order of the object.
+    /// Those of the object in its order, then those who have objects of their own.
     pub users: Vec<UserPlan>,
     /// How this broker's own tokens are signed.
     pub keys: KeysPlan,
@@ -69,10 +71,7 @@ impl Plan {
 
     /// The names of the Secrets that the object refers to and that the operator does not make.
     pub fn referenced_secrets(&self) -> BTreeSet<&str> {
-        let passwords = self.users.iter().filter_map(|user| match &user.password {
-            Password::FromSecret { name, .. } | Password::Hash { name, .. } => Some(name.as_str()),
-            Password::Generate => None,
-        });
+        let passwords = self.users.iter().filter_map(|user| user.password.reference().map(|(_, name, _)| name));
         let elasticsearch = [&self.elasticsearch.credentials, &self.elasticsearch.ca];
         let listeners = self.listener_secrets.iter();
         let listeners = listeners.flat_map(|it| std::iter::once(&it.certificate).chain(&it.client_ca));
@@ -82,30 +81,6 @@ impl Plan {
         let keys = self.keys.secret.as_deref();
         passwords.chain(issuers).chain(elasticsearch).chain(listeners.map(String::as_str)).chain(keys).collect()
     }
-}
-
-/// A user, and where the password comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserPlan {
-    pub name: String,
-    /// The Secret that the operator publishes user name and password in.
-    pub secret_name: String,
-    pub password: Password,
-}
-
-/// Where a password comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Password {
-    FromSecret {
-        name: String,
-        key: String,
-    },
-    /// Not the password, but its hash.
-    Hash {
-        name: String,
-        key: String,
-    },
-    Generate,
 }
 
 /// The names of the user's Secrets for Elasticsearch.
@@ -184,7 +159,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
             .map(|bridge| broker::BridgeAccess { listen: bridge.broker, topics: bridge.topics.clone() }),
     };
     Ok(Plan {
-        users: users(&names, &spec.auth.users)?,
+        users: users::of_spec(&names, &spec.auth.users)?,
         elasticsearch: elasticsearch_secrets(spec),
         listener_secrets: listener_secrets(&spec.listeners),
         issuer_secrets: issuers::secrets(&spec.auth.jwt),
@@ -354,43 +329,6 @@ fn jwt(namespace: &str, name: &str, jwt: &api::Jwt) -> Result<settings::Jwt, Inv
         bind_client_id: jwt.bind_client_id,
         acl_claim: jwt.acl_claim.clone().unwrap_or_else(|| "acl".into()),
     })
-}
-
-fn users(names: &Names, users: &[api::User]) -> Result<Vec<UserPlan>, Invalid> {
-    let mut seen = BTreeSet::new();
-    let mut planned = Vec::with_capacity(users.len());
-    for (index, user) in users.iter().enumerate() {
-        let field = format!("spec.auth.users[{index}]");
-        if !seen.insert(&user.name) {
-            return Err(Invalid::new(format!("{field}.name"), format!("{:?} is taken", user.name)));
-        }
-        let password = password(
-            &field,
-            user.password_secret_ref.as_ref(),
-            user.password_hash_secret_ref.as_ref(),
-            user.generate == Some(true),
-        )?;
-        planned.push(UserPlan { name: user.name.clone(), secret_name: names.user_secret(&user.name), password });
-    }
-    Ok(planned)
-}
-
-fn password(
-    field: &str,
-    clear: Option<&api::SecretKey>,
-    hash: Option<&api::SecretKey>,
-    generate: bool,
-) -> Result<Password, Invalid> {
-    let parts = |reference: &api::SecretKey| (reference.name.clone(), reference.key.clone());
-    match (clear.map(parts), hash.map(parts), generate) {
-        (Some((name, key)), None, false) => Ok(Password::FromSecret { name, key }),
-        (None, Some((name, key)), false) => Ok(Password::Hash { name, key }),
-        (None, None, true) => Ok(Password::Generate),
-        _ => {
-            let message = "exactly one of passwordSecretRef, passwordHashSecretRef and generate: true is needed";
-            Err(Invalid::new(field, message))
-        }
-    }
 }
 
 fn bridge(namespace: &str, name: &str, telemetry: &api::Telemetry) -> Result<bridge::Bridge, Invalid> {

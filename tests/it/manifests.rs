@@ -28,8 +28,10 @@ fn install_yaml_is_what_the_chart_renders() {
 
 #[test]
 fn the_chart_carries_the_definitions_of_crds() {
-    let (ours, charts) = (read("crds/mqttbrokers.yaml"), read("charts/mqtt-operator/files/crds/mqttbrokers.yaml"));
-    assert!(ours == charts, "the chart's copy is not up to date: just crds");
+    for name in ["mqttbrokers.yaml", "mqttusers.yaml"] {
+        let (ours, charts) = (read(&format!("crds/{name}")), read(&format!("charts/mqtt-operator/files/crds/{name}")));
+        assert!(ours == charts, "the chart's copy of {name} is not up to date: just crds");
+    }
 }
 
 #[test]

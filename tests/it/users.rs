@@ -1,3 +1,4 @@
-//! Users and their passwords, over real sockets.
+//! Users and their passwords, over real sockets and a real API server.
 
+mod objects;
 mod passwords;

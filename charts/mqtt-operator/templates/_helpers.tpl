@@ -29,14 +29,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- /* What the operator does where it serves MqttBroker objects: in all namespaces, or in each of watchNamespaces. */ -}}
 {{- define "mqtt-operator.rules" -}}
 - apiGroups: [mqtt-operator.io]
-  resources: [mqttbrokers]
+  resources: [mqttbrokers, mqttusers]
   verbs: [get, list, watch]
 - apiGroups: [mqtt-operator.io]
-  resources: [mqttbrokers/status]
+  resources: [mqttbrokers/status, mqttusers/status]
   verbs: [patch]
 # Children name their object as an owner that waits for them; some clusters ask for this right then.
 - apiGroups: [mqtt-operator.io]
-  resources: [mqttbrokers/finalizers]
+  resources: [mqttbrokers/finalizers, mqttusers/finalizers]
   verbs: [update]
 - apiGroups: [""]
   resources: [configmaps, secrets, services]

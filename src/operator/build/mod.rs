@@ -13,12 +13,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 
-use crate::api::MqttBroker;
+use crate::api::{MqttBroker, MqttUser};
 use crate::auth::rotation::Keys;
 use crate::auth::settings::Settings;
 use crate::config;
 use crate::config::broker::Users;
-use crate::plan::Plan;
+use crate::plan::{Plan, UserPlan};
 
 pub use config_map::BROKER;
 pub use secret::{BRIDGE_PASSWORD, JWKS, KEYS, PASSWORD, STATE, USERS, user as user_secret};
@@ -106,6 +106,19 @@ fn metadata(object: &MqttBroker, plan: &Plan, name: &str) -> ObjectMeta {
         labels: Some(labels(plan)),
         owner_references: Some(vec![owner(object)]),
         ..ObjectMeta::default()
+    }
+}
+
+/// The owner of what is made for a user: the broker, or the user's own object.
+fn owner_of(object: &MqttBroker, user: &UserPlan) -> OwnerReference {
+    let Some(own) = &user.object else { return owner(object) };
+    OwnerReference {
+        api_version: MqttUser::api_version(&()).into_owned(),
+        kind: MqttUser::kind(&()).into_owned(),
+        name: own.name.clone(),
+        uid: own.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
     }
 }
 

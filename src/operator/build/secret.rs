@@ -58,12 +58,9 @@ pub fn user(object: &MqttBroker, plan: &Plan, user: &UserPlan, password: Option<
     if let Some(password) = password {
         data.insert(PASSWORD.to_owned(), ByteString(password.to_vec()));
     }
-    Secret {
-        metadata: super::metadata(object, plan, &user.secret_name),
-        type_: Some("kubernetes.io/basic-auth".into()),
-        data: Some(data),
-        ..Secret::default()
-    }
+    let mut metadata = super::metadata(object, plan, &user.secret_name);
+    metadata.owner_references = Some(vec![super::owner_of(object, user)]);
+    Secret { metadata, type_: Some("kubernetes.io/basic-auth".into()), data: Some(data), ..Secret::default() }
 }
 
 fn opaque<const N: usize>(object: &MqttBroker, plan: &Plan, name: &str, data: [(&str, String); N]) -> Secret {

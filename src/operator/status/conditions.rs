@@ -16,7 +16,7 @@ use crate::operator::revocations;
 const LOAD_BALANCER_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a condition says, before it is known when it began to say so.
-struct Verdict {
+pub struct Verdict {
     status: ConditionStatus,
     reason: &'static str,
     message: String,
@@ -27,15 +27,15 @@ impl Verdict {
         Self { status, reason, message: message.into() }
     }
 
-    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(ConditionStatus::True, reason, message)
     }
 
-    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(ConditionStatus::False, reason, message)
     }
 
-    fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(ConditionStatus::Unknown, reason, message)
     }
 }
@@ -84,7 +84,13 @@ pub fn not_ready(
 }
 
 /// A verdict with the time at which the condition came to its status.
-fn dated(type_: &str, verdict: Verdict, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Condition {
+pub fn dated(
+    type_: &str,
+    verdict: Verdict,
+    before: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
     let since = find(before, type_)
         .filter(|condition| condition.status == verdict.status)
         .map_or_else(|| seconds(now).to_string(), |condition| condition.last_transition_time.clone());

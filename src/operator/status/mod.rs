@@ -1,6 +1,6 @@
 //! What the object's status says. Pure; while the world stands still, so does every byte of it.
 
-mod conditions;
+pub mod conditions;
 mod endpoints;
 
 use jiff::Timestamp;
@@ -60,6 +60,8 @@ pub fn status(facts: &Facts<'_>) -> MqttBrokerStatus {
         users: plan
             .users
             .iter()
+            // The others have statuses of their own.
+            .filter(|user| user.object.is_none())
             .map(|user| UserStatus { name: user.name.clone(), secret_name: user.secret_name.clone() })
             .collect(),
         telemetry: plan.bridge.as_ref().map(|bridge| TelemetryStatus { data_stream: bridge.data_stream.clone() }),

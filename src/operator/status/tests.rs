@@ -312,8 +312,11 @@ fn telemetry_has_a_condition_of_its_own_and_never_touches_ready() {
 fn stopped_and_missing_and_invalid_are_said_so() {
     assert_eq!(world("{replicas: 0}").says("Ready"), "False Stopped: spec.replicas is 0");
     let mut world = world("{}");
-    world.missing =
-        vec![Missing { field: "spec.auth.users[0].passwordSecretRef".into(), message: "there is no Secret s".into() }];
+    world.missing = vec![Missing {
+        field: "spec.auth.users[0].passwordSecretRef".into(),
+        message: "there is no Secret s".into(),
+        object: None,
+    }];
     assert_eq!(world.says("Ready"), "False SecretMissing: spec.auth.users[0].passwordSecretRef: there is no Secret s");
     world.missing.clear();
 
