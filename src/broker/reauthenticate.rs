@@ -49,8 +49,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             // A token is never checked like a password.
             Verdict::CheckPassword(_) => return Err(Violation::AuthenticationMethod.into()),
-            // A turn of a connection waits for nothing; whoever connects again with this token waits for the key.
-            Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => return refuse(refusal),
+            // A turn of a connection waits for nothing; whoever connects again with this token may wait for its key.
+            Verdict::UnknownKey { issuer, refusal } => {
+                self.shared.issuers.want(&issuer);
+                return refuse(refusal);
+            }
+            Verdict::Refused(refusal) => return refuse(refusal),
         }
         let properties = AuthProperties { authentication_method: method, ..AuthProperties::default() };
         self.send(&Packet::Auth(Auth { code: ReasonCode::SUCCESS, properties }));

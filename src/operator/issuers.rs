@@ -64,7 +64,7 @@ fn from_secrets(plan: &Plan, observed: &Observed) -> (Documents, Vec<Missing>) {
                 }
             };
             let usable = match settings {
-                Some(settings) if document.ends_with(".json") => issuer::read_keys(settings, &found).map(drop),
+                Some(settings) if field.ends_with("jwksSecretRef") => issuer::read_keys(settings, &found).map(drop),
                 _ => Ok(()),
             };
             match usable {

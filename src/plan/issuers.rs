@@ -175,3 +175,83 @@ pub fn cache(issuers: &[Issuer]) -> Option<std::path::PathBuf> {
     let fetched = issuers.iter().any(|issuer| matches!(issuer.keys, IssuerKeys::Url { .. }));
     fetched.then(|| std::path::Path::new(STATE_IN_POD).join("issuers"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(jwt: &str) -> Result<Vec<Issuer>, Invalid> {
+        issuers(&serde_saphyr::from_str(jwt).unwrap(), "mqttbroker/shop/home", &BTreeSet::from(["g"]))
+    }
+
+    #[test]
+    fn what_is_left_out_is_safe() {
+        let planned =
+            plan("{issuers: [{issuer: i, audiences: [a], jwksUrl: 'https://a'}], serviceAccounts: {audiences: [b]}}");
+        let [url, cluster] = planned.unwrap().try_into().unwrap();
+        assert_eq!(url.keys, IssuerKeys::Url { url: "https://a".into(), allow_private: false });
+        assert_eq!(url.algorithms, [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]);
+        assert_eq!((url.max_token_ttl, url.acl_claim.as_str(), url.mapping), (MAX_TTL, "acl", Mapping::default()));
+        assert_eq!((cluster.keys, cluster.mapping), (IssuerKeys::Cluster, Mapping::ServiceAccount));
+        assert_eq!(cluster.acl_claim, "", "the cluster says who somebody is, and not what it may do");
+    }
+
+    #[test]
+    fn a_profile_brings_its_algorithm_and_needs_no_audience() {
+        let planned =
+            plan("{issuers: [{issuer: authx, jwksSecretRef: {name: s}, mapping: {profile: authx}}]}").unwrap();
+        assert_eq!((planned[0].algorithms.as_slice(), &planned[0].mapping), (&[Algorithm::Hs256][..], &Mapping::Authx));
+        let jwt = "{issuers: [{issuer: a, jwksSecretRef: {name: s, key: k}}, {issuer: b, jwksUrl: 'https://a', \
+                   caSecretRef: {name: c}}, {issuer: d, jwksUrl: 'https://a'}]}";
+        let found = secrets(&serde_saphyr::from_str(jwt).unwrap());
+        let documents: Vec<_> = found.iter().flat_map(IssuerSecrets::documents).collect();
+        let stem = issuer::file_stem;
+        assert_eq!(
+            documents,
+            [
+                ("spec.auth.jwt.issuers[0].jwksSecretRef".into(), "s", "k", format!("{}.json", stem("a"))),
+                ("spec.auth.jwt.issuers[1].caSecretRef".into(), "c", "ca.crt", format!("{}.crt", stem("b"))),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_would_open_too_much_is_refused_by_its_field() {
+        let with = |rest: &str| {
+            let jwt = format!("{{issuers: [{{issuer: i, audiences: [a], jwksUrl: 'https://a'}}, {{{rest}}}]}}");
+            plan(&jwt).unwrap_err().to_string()
+        };
+        for (rest, said) in [
+            ("issuer: i, audiences: [a], jwksUrl: 'https://a'", "spec.auth.jwt.issuers[1].issuer: \"i\" is taken"),
+            ("issuer: mqttbroker/shop/home, audiences: [a], jwksUrl: 'https://a'", "[1].issuer: "),
+            (
+                "issuer: 'user:x', audiences: [a], jwksUrl: 'https://a'",
+                "[1].issuer: must not be empty, begin with user:",
+            ),
+            ("issuer: 'a#b', audiences: [a], jwksUrl: 'https://a'", "[1].issuer: must not be empty"),
+            ("issuer: x, jwksUrl: 'https://a'", "[1].audiences: at least one is needed"),
+            ("issuer: x, audiences: [a], jwksUrl: 'http://a'", "[1].jwksUrl: must begin with https://"),
+            ("issuer: x, audiences: [a]", "[1]: exactly one of jwksUrl and jwksSecretRef"),
+            (
+                "issuer: x, audiences: [a], jwksUrl: 'https://a', algorithms: [HS256]",
+                "[1].algorithms: a secret that is",
+            ),
+            ("issuer: x, audiences: [a], jwksUrl: 'https://a', groups: [h]", "[1].groups[0]: there is no group \"h\""),
+            (
+                "issuer: x, audiences: [a], jwksUrl: 'https://a', maxTokenTtl: 0s",
+                "[1].maxTokenTtl: must be longer than 0",
+            ),
+            (
+                "issuer: x, audiences: [a], jwksSecretRef: {name: s}, allowPrivate: true",
+                "[1]: allowPrivate and caSecretRef",
+            ),
+            (
+                "issuer: x, jwksSecretRef: {name: s}, mapping: {profile: authx, groups: g}",
+                "[1].mapping: a profile says",
+            ),
+        ] {
+            let text = with(rest);
+            assert!(text.contains(said), "{rest}: {text}");
+        }
+    }
+}

@@ -86,6 +86,41 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "set acknowledgeSharedSecret: true to accept that",
     ),
     (
+        "auth: {jwt: {issuers: [{issuer: i, audiences: [a]}]}}",
+        "exactly one of jwksUrl and jwksSecretRef is needed",
+        "exactly one of jwksUrl and jwksSecretRef is needed",
+    ),
+    (
+        "auth: {jwt: {issuers: [{issuer: i, audiences: [a], jwksUrl: 'https://a', jwksSecretRef: {name: s}}]}}",
+        "exactly one of jwksUrl and jwksSecretRef is needed",
+        "exactly one of jwksUrl and jwksSecretRef is needed",
+    ),
+    (
+        "auth: {jwt: {issuers: [{issuer: i, audiences: [a], jwksUrl: 'http://a'}]}}",
+        "jwksUrl must begin with https://; http:// needs allowPrivate: true",
+        "jwksUrl must begin with https://; http:// needs allowPrivate: true",
+    ),
+    (
+        "auth: {jwt: {issuers: [{issuer: i, audiences: [a], jwksUrl: 'https://a', algorithms: [HS256]}]}}",
+        "HS256 needs jwksSecretRef: a secret that is fetched is none",
+        "HS256 needs jwksSecretRef: a secret that is fetched is none",
+    ),
+    (
+        "auth: {jwt: {issuers: [{issuer: i, audiences: [a], jwksSecretRef: {name: s}, allowPrivate: true}]}}",
+        "allowPrivate and caSecretRef need jwksUrl",
+        "allowPrivate and caSecretRef need jwksUrl",
+    ),
+    (
+        "auth: {jwt: {issuers: [{issuer: i, jwksSecretRef: {name: s}}]}}",
+        "audiences is needed, or tokens that this issuer has made for others would be accepted",
+        "audiences is needed, or tokens that this issuer has made for others would be accepted",
+    ),
+    (
+        "auth: {jwt: {issuers: [{issuer: i, jwksSecretRef: {name: s}, mapping: {profile: authx, subject: a}}]}}",
+        "a profile says which claims are meant",
+        "a profile says which claims are meant",
+    ),
+    (
         "telemetry: {topics: [], elasticsearch: {urls: ['http://es:9200']}}",
         "spec.telemetry.topics in body should have at least 1 items",
         "spec.telemetry.topics: must have at least 1 item",

@@ -174,6 +174,14 @@ impl Issuers {
         matches!(tokio::time::timeout(PATIENCE, done.changed()).await, Ok(Ok(())))
     }
 
+    /// Sets off a fetch of this issuer's keys, as soon as one may begin.
+    pub fn want(&self, issuer: &str) {
+        if let Some(known) = self.fetched().get_mut(issuer) {
+            known.wanted = true;
+            self.wake.notify_one();
+        }
+    }
+
     /// The fetches that begin at `now`, in milliseconds.
     fn begin(&self, now: u64) -> Vec<Job> {
         let mut jobs = Vec::new();
@@ -387,5 +395,76 @@ impl Collector for Ages {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::key::{Algorithm, PrivateKeys, generate};
+    use crate::auth::settings::Mapping;
+
+    const HOUR: u64 = 3600;
+
+    fn settings(url: &str) -> Settings {
+        let issuer = Issuer {
+            issuer: "https://idp.example".into(),
+            audiences: vec!["a".into()],
+            keys: IssuerKeys::Url { url: url.into(), allow_private: false },
+            algorithms: vec![Algorithm::EdDsa],
+            acl_claim: String::new(),
+            max_token_ttl: 60,
+            mapping: Mapping::default(),
+            groups: vec![],
+        };
+        Settings { issuers: vec![issuer], ..Settings::default() }
+    }
+
+    fn document(seed: u8) -> Vec<u8> {
+        PrivateKeys { keys: vec![generate(Algorithm::EdDsa, &[seed; 48]).unwrap()] }.public().into_bytes()
+    }
+
+    fn ids(issuers: &Issuers, settings: &Settings) -> Option<Vec<String>> {
+        issuers.load(settings, &[]).remove(0).map(|loaded| loaded.keys.ids())
+    }
+
+    #[test]
+    fn keys_hold_while_their_server_is_down_and_no_longer_than_a_day() {
+        let (issuers, settings) = (Issuers::new(), settings("https://idp.example/keys"));
+        assert_eq!(ids(&issuers, &settings), None);
+        let [job] = issuers.begin(0).try_into().unwrap();
+        assert!(issuers.begin(0).is_empty(), "one at a time");
+        assert!(issuers.finish(&job, Ok(document(1)), 10));
+        let known = ids(&issuers, &settings);
+        assert!(known.is_some());
+
+        let down = || Err(FetchError::Timeout);
+        let [again] = issuers.begin(HOUR * 1000 + 10).try_into().unwrap();
+        assert!(!issuers.finish(&again, down(), HOUR * 1000 + 20));
+        assert!(!issuers.expire(unix_seconds() + 23 * HOUR));
+        assert_eq!(ids(&issuers, &settings), known);
+        assert!(issuers.expire(unix_seconds() + 24 * HOUR) && !issuers.expire(unix_seconds() + 24 * HOUR));
+        assert_eq!(ids(&issuers, &settings), None);
+
+        let [back] = issuers.begin(2 * HOUR * 1000).try_into().unwrap();
+        assert!(issuers.finish(&back, Ok(document(1)), 2 * HOUR * 1000), "the same keys, and they count again");
+        assert_eq!(ids(&issuers, &settings), known);
+        assert!(!issuers.finish(&back, Ok(document(1)), 2 * HOUR * 1000), "nothing new");
+        assert!(issuers.finish(&back, Ok(document(2)), 2 * HOUR * 1000));
+    }
+
+    #[test]
+    fn an_answer_from_a_place_that_the_object_no_longer_names_is_no_answer() {
+        let (issuers, before, after) = (Issuers::new(), settings("https://a.example/"), settings("https://b.example/"));
+        ids(&issuers, &before);
+        let [job] = issuers.begin(0).try_into().unwrap();
+        ids(&issuers, &after);
+        assert!(!issuers.finish(&job, Ok(document(1)), 10));
+        assert_eq!(ids(&issuers, &after), None);
+        let [next] = issuers.begin(20).try_into().unwrap();
+        assert_eq!(next.url, "https://b.example/");
+        assert!(issuers.finish(&next, Ok(document(1)), 30));
+        // The keys of one place are not those of another, and a key is not one that the issuer may not sign with.
+        assert_eq!(ids(&issuers, &before), None);
     }
 }

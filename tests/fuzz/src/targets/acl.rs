@@ -11,7 +11,7 @@ pub fn run(input: &[u8]) {
     let Ok(acl) = serde_json::from_slice::<Value>(input) else { return };
     let claims = json!({"iss": "own", "aud": "mqtt", "sub": "s", "iat": NOW, "exp": NOW + 60}).to_string();
     // As it was written: a name that appears twice would be gone from the value.
-    let claims = [claims[..claims.len() - 1].as_bytes(), br#","acl":"#, input, b"}"].concat();
+    let claims = [&claims.as_bytes()[..claims.len() - 1], br#","acl":"#, input, b"}"].concat();
     let token = sign(br#"{"alg":"HS256","kid":"k"}"#, &claims);
     let presented = Presented { password: Some(token.as_bytes()), client_id: "c", ..Presented::default() };
     let Verdict::Accepted(identity) = policy().authenticate(&presented, NOW) else { return };
@@ -24,14 +24,15 @@ pub fn run(input: &[u8]) {
         }
         _ => panic!("accepted: {acl}"),
     };
-    let allows = |action: Action| match &rules {
-        Some(rules) => rules
-            .iter()
-            .any(|rule| rule.permission == Permission::Allow && (rule.action == action || rule.action == Action::All)),
-        None => {
-            let list = if action == Action::Publish { "pub" } else { "sub" };
-            [list, "all"].iter().any(|list| acl[*list].as_array().is_some_and(|filters| !filters.is_empty()))
+    let is_allow = |rule: &Rule, action: Action| {
+        rule.permission == Permission::Allow && (rule.action == action || rule.action == Action::All)
+    };
+    let allows = |action: Action| {
+        if let Some(rules) = &rules {
+            return rules.iter().any(|rule| is_allow(rule, action));
         }
+        let list = if action == Action::Publish { "pub" } else { "sub" };
+        [list, "all"].iter().any(|list| acl[*list].as_array().is_some_and(|filters| !filters.is_empty()))
     };
     for name in ["a", "a/b", "a/b/c", "s/c", "/", "$SYS/x", "$x"] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
