@@ -4,9 +4,11 @@
 //! `maxConnectSize` bytes and `connectTimeout`.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::aliases;
@@ -39,6 +41,8 @@ use crate::store::memory::{self, Held, Level};
 const CONNECT_EXHAUSTED: usize = 4096;
 /// No CONNACK is larger: a text of 65,535 bytes, and what else it may say.
 const ROOM_FOR_CONNACK: usize = 66 * 1024;
+/// Bytes that are taken behind CONNECT before the client is let in.
+const EARLY: usize = 16 * 1024;
 /// Bytes of a CONNECT that its version is among.
 const HEAD: usize = 14;
 
@@ -149,9 +153,32 @@ where
         refuse(&mut socket, &connect, &limited(limit)).await;
         return Err(NoConnection::Limited { client_id: connect.client_id.to_owned(), limit });
     }
-    match admit(shared, &connect, arrival).await {
+    let asked = Instant::now();
+    // What the client sends at once behind CONNECT `[MQTT-3.1.4-5]`.
+    let mut rest = bytes[length..].to_vec();
+    let client_id: Arc<str> = match connect.client_id {
+        "" => format!("auto-{}", ulid::Ulid::generate()).into(),
+        id => id.into(),
+    };
+    let (identity, gone) = {
+        let authenticating = pin!(authenticate(shared, &connect, &client_id, arrival));
+        match select(authenticating, pin!(closed(&mut socket, &mut rest))).await {
+            Either::Left((identity, _)) => (identity, false),
+            // It counts as a try all the same.
+            Either::Right(((), authenticating)) => (authenticating.await, true),
+        }
+    };
+    shared.counters.observe_authentication(presented(&connect, &client_id, arrival).kind(), asked.elapsed());
+    if gone && rest.is_empty() && identity.is_ok() {
+        // It would take the session from a connection that the client may have made meanwhile.
+        return Err(NoConnection::Closed);
+    }
+    let admitted = match identity {
+        Ok(identity) => admit(shared, &connect, arrival, client_id, identity, asked).await,
+        Err(refusal) => Err(refusal),
+    };
+    match admitted {
         Ok((peer, claim, will)) => {
-            let rest = bytes[length..].to_vec();
             events::connected(shared, &peer, arrival, claim.stored.is_some());
             Ok(establish(socket, shared, &connect, peer, claim, will, rest))
         }
@@ -161,6 +188,17 @@ where
             Err(NoConnection::Refused { client_id: connect.client_id.to_owned(), method, refusal })
         }
     }
+}
+
+/// Resolves when the client has closed the connection. What it sends before goes to `rest`, up to a limit: behind that
+/// nothing is known of it.
+async fn closed<S: AsyncRead + Unpin>(socket: &mut S, rest: &mut Vec<u8>) {
+    while rest.len() < EARLY {
+        if matches!(socket.read_buf(rest).await, Ok(0) | Err(_)) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Reads until the first packet is whole; answers all that was read and the packet's length.
@@ -200,15 +238,11 @@ async fn admit(
     shared: &Arc<Shared>,
     connect: &Connect<'_>,
     arrival: &Arrival,
+    client_id: Arc<str>,
+    identity: Identity,
+    asked: Instant,
 ) -> Result<(Peer, Claim, Option<Will>), Refusal> {
-    let client_id: Arc<str> = match connect.client_id {
-        "" => format!("auto-{}", ulid::Ulid::generate()).into(),
-        id => id.into(),
-    };
-    let since = std::time::Instant::now();
-    let identity = authenticate(shared, connect, &client_id, arrival).await;
-    shared.counters.observe_authentication(presented(connect, &client_id, arrival).kind(), since.elapsed());
-    let identity = Arc::new(identity?);
+    let identity = Arc::new(identity);
     // While a password was checked the policy may have become another.
     let generation = shared.generation();
     let grants = shared.grants_now(&identity, &client_id).map_err(no_longer_known)?;
@@ -227,6 +261,7 @@ async fn admit(
         address: arrival.address,
         gate: arrival.gate.clone(),
         since: unix_millis(),
+        asked,
         expiry: 0,
     };
     let claim = shared.claim(&peer.client_id, &peer.identity, clean_start, &about).await.map_err(no_session)?;
@@ -267,6 +302,10 @@ fn no_session(reason: NoSession) -> Refusal {
         NoSession::NotTheOwner => {
             let log = "the client id belongs to another principal";
             Refusal::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, 2, log).because(Why::ClientIdTaken)
+        }
+        NoSession::Outdated => {
+            let log = "the client has connected again since it asked for this connection";
+            Refusal::new(ReasonCode::SERVER_UNAVAILABLE, 3, log).because(Why::Busy)
         }
         NoSession::Closed => Refusal::new(ReasonCode::SERVER_UNAVAILABLE, 3, "the broker stops").because(Why::Busy),
     }

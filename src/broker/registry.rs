@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -59,6 +59,8 @@ pub struct About {
     pub gate: Arc<Gate>,
     /// Milliseconds since 1970 UTC at which the client connected, or went away.
     pub since: u64,
+    /// When its CONNECT was complete.
+    pub asked: Instant,
     /// Seconds that the session lives on, once the client is away.
     pub expiry: u32,
 }
@@ -78,6 +80,8 @@ pub struct Claim {
 pub enum NoSession {
     /// The client id belongs to another principal.
     NotTheOwner,
+    /// The client has connected again since.
+    Outdated,
     /// There is no room for another session.
     Limited(Limit),
     /// The broker stops.
@@ -231,6 +235,10 @@ impl Shared {
         let same = entry.identity.principal == identity.principal;
         if !same && !may_displace(identity, &entry.identity, client_id) {
             return Err(NoSession::NotTheOwner);
+        }
+        if same && about.asked < entry.about.asked {
+            // While this one's password was checked, say: what is later is what the client wants.
+            return Err(NoSession::Outdated);
         }
         if entry.online {
             let (done, wait) = oneshot::channel();

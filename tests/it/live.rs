@@ -3,6 +3,7 @@
 mod causes;
 mod documents;
 mod offline;
+mod order;
 mod traffic;
 
 use std::time::Duration;

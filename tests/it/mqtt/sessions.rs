@@ -245,8 +245,10 @@ fn a_storm_of_takeovers_leaves_one_connection() {
             .collect();
         let mut alive = 0;
         for wire in &mut wires {
-            // Accepted, and perhaps told at once that another has come.
-            assert_eq!(wire.expect_connack().code, 0);
+            // Accepted, and perhaps told at once that another has come; or told so already, if a later one was faster.
+            let outdated = if version == Version::V5 { 0x88 } else { 3 };
+            let code = wire.expect_connack().code;
+            assert!(code == 0 || code == outdated, "{code}");
         }
         for wire in &mut wires {
             wire.send(&[0xC0, 0]);
