@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::events::{self, Who};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
-use crate::auth::explain::{Request, Verb};
+use crate::auth::explain::{self, Request, Verb};
 use crate::auth::{Grants, Identity};
 use crate::mqtt::Version;
 use crate::mqtt::packet::{Publish, Will as Asked};
@@ -56,11 +56,15 @@ impl Will {
 pub fn publish(shared: &Shared, will: Will) {
     let Will { mut message, expiry, identity, .. } = will;
     let client_id = message.origin.as_ref().map_or_else(|| "".into(), |origin| origin.client_id.clone());
-    let grants = shared.grants_now(&identity, &client_id).unwrap_or_else(|_| Grants::deny_all());
-    if !grants.may_publish(message.topic(), message.qos, message.retain) {
+    let grants = shared.grants_now(&identity, &client_id);
+    let allows = |grants: &Grants| grants.may_publish(message.topic(), message.qos, message.retain);
+    if !grants.as_ref().is_ok_and(allows) {
         let Message { qos, retain, .. } = message;
         let request = Request { verb: Verb::Will, topic: message.topic(), qos, retain };
-        let reason = || "no rule allows it now that it is sent".to_owned();
+        let reason = || match &grants {
+            Ok(_) => explain::reason(&shared.policy.load(), &identity, &client_id, request),
+            Err(lost) => lost.to_string(),
+        };
         events::denied(shared, &Who::of(&client_id, &identity), &request, reason);
         return;
     }

@@ -1,5 +1,6 @@
 //! The operator against a real API server.
 
+mod authz;
 mod denies;
 mod issuers;
 pub mod keys;

@@ -33,7 +33,7 @@ async fn with_kubelet<T>(world: &World, pod: &RunningPod, story: impl Future<Out
 }
 
 /// `mqttctl`, as the administrator of the cluster.
-async fn ctl(world: &World, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub async fn ctl(world: &World, arguments: &[&str]) -> (Option<i32>, String, String) {
     let elsewhere = tempfile::tempdir().unwrap();
     let mut command = mqttctl(elsewhere.path());
     command.arg("--kubeconfig").arg(ApiServer::shared().kubeconfig()).args(["-n", &world.namespace, "-b", "home"]);
