@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -111,8 +111,17 @@ struct How {
 pub struct Test {
     /// The cases
     cases: PathBuf,
+    /// What is printed: what is not as expected, or all of it as JUnit's XML
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
     #[command(flatten)]
     from: From,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Junit,
 }
 
 /// What came of it is the exit code: 0 or 1, and 2 where it cannot be told.
@@ -264,12 +273,57 @@ async fn test(flags: &Test, wanted: &Where) -> anyhow::Result<u8> {
     let text = std::fs::read_to_string(&flags.cases).with_context(|| format!("read {path}"))?;
     let file = read_cases(&text).with_context(|| format!("{path}"))?;
     let rules = rules::find(&flags.from, wanted).await?;
-    let (asked, wrong) = judge(&file, &rules, now()?, say)?;
-    say(format_args!("{path}: {asked} asked, {wrong} not as expected"))?;
-    if asked == 0 {
+    let answers = judge(&file, &rules, now()?)?;
+    if answers.is_empty() {
         bail!("{path}: there is nothing to ask");
     }
+    let wrong = answers.iter().filter(|answer| answer.wrong.is_some()).count();
+    match flags.output {
+        Output::Text => {
+            for Answer { name, wrong } in &answers {
+                wrong.iter().try_for_each(|explanation| say(format_args!("{name}: {explanation}")))?;
+            }
+            say(format_args!("{path}: {} asked, {wrong} not as expected", answers.len()))?;
+        }
+        Output::Junit => say(junit(&path.to_string(), &answers))?,
+    }
     Ok(u8::from(wrong > 0))
+}
+
+/// The answers as build servers read them.
+fn junit(file: &str, answers: &[Answer]) -> String {
+    let wrong = answers.iter().filter(|answer| answer.wrong.is_some()).count();
+    let mut xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{wrong}\">\n",
+        xml_text(file),
+        answers.len()
+    );
+    for Answer { name, wrong } in answers {
+        let name = xml_text(name);
+        let case = match wrong {
+            None => format!("  <testcase name=\"{name}\"/>\n"),
+            Some(why) => format!("  <testcase name=\"{name}\"><failure>{}</failure></testcase>\n", xml_text(why)),
+        };
+        xml.push_str(&case);
+    }
+    xml + "</testsuite>"
+}
+
+/// A text between tags or quotes. Control characters have no place in XML.
+fn xml_text(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\n' => escaped.push('\n'),
+            other if other.is_control() => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
 }
 
 fn read_cases(text: &str) -> anyhow::Result<File> {
@@ -279,14 +333,17 @@ fn read_cases(text: &str) -> anyhow::Result<File> {
     })
 }
 
-/// Asks what the cases ask; gives how often that was and how often the answer was another. What is wrong is explained.
-fn judge(
-    file: &File,
-    rules: &Rules,
-    now: u64,
-    mut tell: impl FnMut(String) -> anyhow::Result<()>,
-) -> anyhow::Result<(usize, usize)> {
-    let (mut asked, mut wrong) = (0, 0);
+/// What came of one question.
+struct Answer {
+    /// The case and what it asks for.
+    name: String,
+    /// Why the answer is another than expected, if it is.
+    wrong: Option<String>,
+}
+
+/// Asks what the cases ask.
+fn judge(file: &File, rules: &Rules, now: u64) -> anyhow::Result<Vec<Answer>> {
+    let mut answers = Vec::new();
     for (index, case) in file.cases.iter().enumerate() {
         let at =
             || format!("case {}{}", index + 1, case.name.as_ref().map(|it| format!(" ({it})")).unwrap_or_default());
@@ -303,15 +360,15 @@ fn judge(
             };
             let request = Request { verb, topic, qos: level(case.qos).with_context(at)?, retain: case.retain };
             let explanation = explain(&rules.policy, &identity, &client_id, request, now);
-            asked += 1;
-            if answer(&explanation) != case.expect {
-                wrong += 1;
-                let expected = if case.expect == Expect::Allow { "allow" } else { "deny" };
-                tell(format!("{}: expected {expected}\n{explanation}", at()))?;
-            }
+            let expected = if case.expect == Expect::Allow { "allow" } else { "deny" };
+            let wrong = answer(&explanation) != case.expect;
+            answers.push(Answer {
+                name: format!("{}, {} {topic:?}", at(), verb.name()),
+                wrong: wrong.then(|| format!("expected {expected}\n{explanation}")),
+            });
         }
     }
-    Ok((asked, wrong))
+    Ok(answers)
 }
 
 fn answer(explanation: &Explanation<'_>) -> Expect {

@@ -23,18 +23,13 @@ async fn rules() -> Rules {
     rules::find(&From { file: Some(file.path().to_owned()) }, &Where::default()).await.unwrap()
 }
 
-async fn judged(cases: &str) -> anyhow::Result<(usize, usize, String)> {
-    let (file, mut told) = (read_cases(cases)?, String::new());
-    let (asked, wrong) = judge(&file, &rules().await, 1_763_800_000, |line| {
-        told.push_str(&line);
-        Ok(())
-    })?;
-    Ok((asked, wrong, told))
+async fn judged(cases: &str) -> anyhow::Result<Vec<Answer>> {
+    judge(&read_cases(cases)?, &rules().await, 1_763_800_000)
 }
 
 #[tokio::test]
 async fn cases_are_asked_and_what_is_not_as_expected_is_explained() {
-    let (asked, wrong, told) = judged(
+    let answers = judged(
         "cases:
 - {user: alice, action: subscribe, topic: [home/+, 'home/#', home/door], expect: allow}
 - {user: alice, action: subscribe, topic: '#', expect: deny}
@@ -46,9 +41,15 @@ async fn cases_are_asked_and_what_is_not_as_expected_is_explained() {
     )
     .await
     .unwrap();
-    assert_eq!((asked, wrong), (8, 1));
-    let begins = "case 6 (a hole): expected allow\nDENY subscribe \"secret/a\"  client=alice user=alice cred=password\n  deny[0]";
+    let wrong: Vec<&Answer> = answers.iter().filter(|answer| answer.wrong.is_some()).collect();
+    assert_eq!((answers.len(), wrong.len(), wrong[0].name.as_str()), (8, 1, "case 6 (a hole), subscribe \"secret/a\""));
+    let begins = "expected allow\nDENY subscribe \"secret/a\"  client=alice user=alice cred=password\n  deny[0]";
+    let told = wrong[0].wrong.as_ref().unwrap();
     assert!(told.starts_with(begins), "{told}");
+    let xml = junit("a<b", &answers);
+    assert!(xml.contains("<testsuite name=\"a&lt;b\" tests=\"8\" failures=\"1\">"), "{xml}");
+    assert!(xml.contains("<testcase name=\"case 1, subscribe &quot;home/+&quot;\"/>"), "{xml}");
+    assert!(xml.contains("<failure>expected allow\nDENY subscribe &quot;secret/a&quot;"), "{xml}");
 }
 
 #[tokio::test]
@@ -65,7 +66,7 @@ async fn a_case_that_cannot_be_asked_is_an_error_that_names_it() {
         ("{user: alice, action: publish, topic: a}", "line 2: "),
         ("{user: alice, action: publish, topic: a, expect: deny, topics: b}", "line 2: "),
     ] {
-        let found = chain(&judged(&format!("cases:\n- {case}\n")).await.unwrap_err());
+        let found = chain(&judged(&format!("cases:\n- {case}\n")).await.err().unwrap());
         assert!(found.starts_with(error), "{found}");
     }
 }
