@@ -24,14 +24,14 @@ struct Placed<'a> {
 pub fn warnings(settings: &Settings) -> Vec<String> {
     let mut found = Vec::new();
     let placed = |at: String, rules, named| place(&at, rules, named);
-    let deny = || placed("spec.auth.deny".to_owned(), &settings.deny, true);
+    let deny = || placed("deny".to_owned(), &settings.deny, true);
     let group = |name: &str| {
-        let (index, group) = settings.groups.iter().enumerate().find(|(_, group)| group.name == name)?;
-        Some(placed(format!("spec.auth.groups[{index}].acl"), &group.acl, true))
+        let group = settings.groups.iter().find(|group| group.name == name)?;
+        Some(placed(format!("group {name} acl"), &group.acl, true))
     };
-    for (index, user) in settings.users.iter().enumerate() {
+    for user in &settings.users {
         let mut rules = deny();
-        rules.extend(placed(format!("spec.auth.users[{index}].acl"), &user.acl, true));
+        rules.extend(placed(format!("user {} acl", user.name), &user.acl, true));
         rules.extend(user.groups.iter().filter_map(|name| group(name)).flatten());
         judge(&rules, &mut found);
     }
@@ -40,7 +40,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
     }
     if let Some(anonymous) = &settings.anonymous {
         let mut rules = deny();
-        rules.extend(placed("spec.auth.anonymous.acl".to_owned(), &anonymous.acl, false));
+        rules.extend(placed("anonymous acl".to_owned(), &anonymous.acl, false));
         judge(&rules, &mut found);
     }
     found
@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(
             found(auth),
             [
-                r#"spec.auth.users[0].acl[0]: never decides: spec.auth.deny[0] comes first and forbids all of it, "secret/#""#,
-                r##"spec.auth.users[0].acl[1]: "#" cannot be subscribed as it stands, only parts of it: spec.auth.deny[0] forbids "secret/#", and "secret" is in both"##,
+                r#"user u acl[0]: never decides: deny[0] comes first and forbids all of it, "secret/#""#,
+                r##"user u acl[1]: "#" cannot be subscribed as it stands, only parts of it: deny[0] forbids "secret/#", and "secret" is in both"##,
             ]
         );
     }
@@ -191,10 +191,10 @@ mod tests {
         assert_eq!(
             found(auth),
             [
-                r#"spec.auth.groups[0].acl[0]: never decides: spec.auth.users[0].acl[0] comes first and forbids all of it, "dev/#""#,
-                r#"spec.auth.groups[0].acl[1]: never decides alone: spec.auth.users[0].acl[1] comes first and allows all of it, "open/+""#,
-                r#"spec.auth.groups[0].acl[0]: never decides: spec.auth.users[1].acl[0] comes first and forbids all of it, "dev/#""#,
-                r#"spec.auth.groups[0].acl[1]: never decides alone: spec.auth.users[1].acl[1] comes first and allows all of it, "open/+""#,
+                r#"group g acl[0]: never decides: user u acl[0] comes first and forbids all of it, "dev/#""#,
+                r#"group g acl[1]: never decides alone: user u acl[1] comes first and allows all of it, "open/+""#,
+                r#"group g acl[0]: never decides: user v acl[0] comes first and forbids all of it, "dev/#""#,
+                r#"group g acl[1]: never decides alone: user v acl[1] comes first and allows all of it, "open/+""#,
             ]
         );
     }
@@ -212,9 +212,9 @@ mod tests {
         assert_eq!(
             found(json!({"anonymous": {"acl": acl}})),
             [
-                "spec.auth.anonymous.acl[0]: allows nothing: clients never publish to $SYS/…",
-                "spec.auth.anonymous.acl[1]: never decides: after `eq ` a wildcard stands for itself, and no topic has one",
-                "spec.auth.anonymous.acl[4]: allows nothing: anonymous clients have no value for b/${username}",
+                "anonymous acl[0]: allows nothing: clients never publish to $SYS/…",
+                "anonymous acl[1]: never decides: after `eq ` a wildcard stands for itself, and no topic has one",
+                "anonymous acl[4]: allows nothing: anonymous clients have no value for b/${username}",
             ]
         );
     }

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::Api;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 
 use super::target::{Target, Where};
+use crate::api::{MqttBroker, MqttUser};
 use crate::auth::key::{KeySet, KeyStates};
 use crate::auth::revocations::Revocations;
 use crate::auth::settings::{IssuerKeys, Settings};
@@ -16,14 +18,15 @@ use crate::auth::{Policy, Sources, issuer};
 use crate::config::broker::Broker;
 use crate::config::files::SERVICE_ACCOUNTS;
 use crate::local::{self, state};
-use crate::plan::{self, Names};
+use crate::plan::{self, Names, NotAdded};
 
 /// Where the rules are, if not where `mqttctl` looks.
 #[derive(Args, Clone, Debug, Default)]
 pub struct From {
-    /// A manifest, instead of a cluster or an `up`: then tokens are believed, because there are no keys
+    /// A manifest, instead of a cluster or an `up`: then tokens are believed, because there are no keys. More than once
+    /// for several, such as an MqttBroker and its MqttUsers
     #[arg(short = 'f', long = "file", value_name = "FILE")]
-    pub file: Option<PathBuf>,
+    pub files: Vec<PathBuf>,
 }
 
 /// The rules of one broker.
@@ -41,27 +44,35 @@ type Documents = BTreeMap<String, Vec<u8>>;
 
 /// Finds the broker that is meant, and reads its rules.
 pub async fn find(from: &From, wanted: &Where) -> anyhow::Result<Rules> {
-    match &from.file {
-        Some(file) => of_manifest(file, wanted),
-        None => of_target(&wanted.find().await?).await,
+    if from.files.is_empty() { of_target(&wanted.find().await?).await } else { of_manifests(&from.files, wanted) }
+}
+
+fn of_manifests(files: &[PathBuf], wanted: &Where) -> anyhow::Result<Rules> {
+    let (mut brokers, mut users) = (Vec::new(), Vec::new());
+    for file in files {
+        let manifest = local::read(file)?;
+        brokers.extend(manifest.brokers);
+        users.extend(manifest.users);
+    }
+    let name = |object: &MqttBroker| object.metadata.name.clone().unwrap_or_default();
+    brokers.retain(|object| wanted.broker.as_ref().is_none_or(|wanted| *wanted == name(object)));
+    match brokers.as_slice() {
+        [object] => rules(settings(object, &users)?, None, &Documents::new(), None),
+        [] => bail!("there is no such MqttBroker in these files"),
+        several => {
+            let names: Vec<String> = several.iter().map(name).collect();
+            bail!("there are several MqttBrokers in these files: {}; choose with -b", names.join(", "))
+        }
     }
 }
 
-fn of_manifest(file: &Path, wanted: &Where) -> anyhow::Result<Rules> {
-    let manifest = local::read(file)?;
-    let name = |index: usize| manifest.brokers[index].metadata.name.as_deref().unwrap_or_default();
-    let mut meant: Vec<usize> = (0..manifest.brokers.len()).collect();
-    meant.retain(|index| wanted.broker.as_deref().is_none_or(|wanted| wanted == name(*index)));
-    let object = match meant.as_slice() {
-        [index] => &manifest.brokers[*index],
-        [] => bail!("{}: no such MqttBroker in it", file.display()),
-        _ => {
-            let names: Vec<&str> = meant.iter().map(|index| name(*index)).collect();
-            bail!("{}: several MqttBrokers in it: {}; choose with -b", file.display(), names.join(", "))
-        }
-    };
-    let plan = plan::plan(object).with_context(|| format!("{}", file.display()))?;
-    rules(plan.broker.auth, None, &Documents::new(), None)
+/// What an object and those of its users ask for.
+fn settings(object: &MqttBroker, users: &[MqttUser]) -> anyhow::Result<Settings> {
+    let mut plan = plan::plan(object).with_context(|| format!("MqttBroker {}", object.name_any()))?;
+    for NotAdded { object, message, .. } in plan.add_users(users) {
+        eprintln!("mqttctl: MqttUser {object} is left out: {message}");
+    }
+    Ok(plan.broker.auth)
 }
 
 /// Reads the rules of a broker that was found.
@@ -82,8 +93,10 @@ pub async fn of_target(target: &Target) -> anyhow::Result<Rules> {
             let settings = if let Some(json) = written {
                 serde_json::from_str::<Broker>(&json).context("read broker.json of the operator")?.auth
             } else {
-                eprintln!("mqttctl: ConfigMap {} cannot be read; the object alone counts", names.config);
-                plan::plan(object).context("what the object asks for")?.broker.auth
+                eprintln!("mqttctl: ConfigMap {} cannot be read; the objects count", names.config);
+                let users: Api<MqttUser> = Api::namespaced(client.clone(), namespace);
+                let users = users.list(&ListParams::default()).await.map(|list| list.items);
+                settings(object, &users.unwrap_or_default())?
             };
             let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
             let mut found = Vec::new();

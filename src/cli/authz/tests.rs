@@ -15,12 +15,20 @@ spec:
       - name: alice
         generate: true
         acl: [{permission: allow, action: subscribe, topic: "home/#"}]
+---
+apiVersion: mqtt-operator.io/v1alpha1
+kind: MqttUser
+metadata: {name: bob, namespace: shop}
+spec:
+  brokerRef: {name: home}
+  generate: true
+  acl: [{permission: allow, action: publish, topic: "bob/#"}]
 "#;
 
 async fn rules() -> Rules {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, MANIFEST).unwrap();
-    rules::find(&From { file: Some(file.path().to_owned()) }, &Where::default()).await.unwrap()
+    rules::find(&From { files: vec![file.path().to_owned()] }, &Where::default()).await.unwrap()
 }
 
 async fn judged(cases: &str) -> anyhow::Result<Vec<Answer>> {
@@ -35,7 +43,7 @@ async fn cases_are_asked_and_what_is_not_as_expected_is_explained() {
 - {user: alice, action: subscribe, topic: '#', expect: deny}
 - {token: {sub: dev1, groups: [sensors]}, action: publish, topic: dev/dev1/t, qos: 1, expect: allow}
 - {token: {sub: dev1, groups: [sensors]}, client: dev2, action: will, topic: dev/dev1/t, expect: deny}
-- {anonymous: true, action: publish, topic: a, expect: deny}
+- {user: bob, action: publish, topic: bob/a, expect: allow}
 - {name: a hole, user: alice, action: subscribe, topic: secret/a, expect: allow}
 ",
     )
@@ -56,8 +64,8 @@ async fn cases_are_asked_and_what_is_not_as_expected_is_explained() {
 async fn a_case_that_cannot_be_asked_is_an_error_that_names_it() {
     for (case, error) in [
         (
-            "{user: bob, action: publish, topic: a, expect: deny}",
-            "case 1: there is no user \"bob\" here; there are: alice",
+            "{user: eve, action: publish, topic: a, expect: deny}",
+            "case 1: there is no user \"eve\" here; there are: alice, bob",
         ),
         ("{action: publish, topic: a, expect: deny}", "case 1: exactly one of user, token and anonymous: true"),
         ("{user: alice, anonymous: true, action: publish, topic: a, expect: deny}", "case 1: exactly one of"),
