@@ -57,6 +57,11 @@ pub fn is_our_own(hash: &str) -> bool {
     hash.strip_prefix("$argon2id$v=19$m=19456,t=2,p=1$").is_some()
 }
 
+/// Whether it would be taken for a token where a password is asked for: such a one would never be looked at.
+pub fn is_a_token(password: &[u8]) -> bool {
+    super::token::looks_like_token(password)
+}
+
 /// A short digest of a hash, to tell whether two who do not show it to each other have the same one.
 pub fn digest(hash: &str) -> String {
     use std::fmt::Write as _;

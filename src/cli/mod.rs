@@ -21,6 +21,7 @@ mod session;
 mod target;
 mod token;
 mod up;
+mod user;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

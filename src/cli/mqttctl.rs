@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use super::target::Where;
 use super::{
     authz, bench, block_on, chain, denies, endpoint, exit, keys, lint, messages, now, revoke, rules, say, session,
-    token, up,
+    token, up, user,
 };
 use crate::process::logs;
 
@@ -56,6 +56,11 @@ enum Verb {
     Token {
         #[command(subcommand)]
         verb: TokenVerb,
+    },
+    /// Users with passwords: list, passwd, import
+    User {
+        #[command(subcommand)]
+        verb: user::Verb,
     },
     /// Sessions of clients: list, show, kick
     Session {
@@ -107,6 +112,7 @@ pub fn main() -> ExitCode {
         Verb::Token { verb: TokenVerb::Revoke(flags) } => block_on(revoke::run(flags, wanted)),
         Verb::Token { verb: TokenVerb::Inspect(flags) } => block_on(inspect(flags, wanted)),
         Verb::Token { verb: TokenVerb::Verify(flags) } => return verify(&flags, &wanted),
+        Verb::User { verb } => block_on(user::run(verb, wanted)),
         Verb::Session { verb } => block_on(session::run(verb, wanted)),
         Verb::Denies(flags) => block_on(denies::run(flags, wanted)),
         Verb::Authz { verb } => return authz::run(verb, &wanted),

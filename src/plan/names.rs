@@ -43,20 +43,26 @@ impl Names {
     /// A user name may hold what a Secret's name may not. Such a name is made legal and gets six digits of its hash, so
     /// that `mqtt_user` and `mqtt-user` do not meet.
     pub fn user_secret(&self, user: &str) -> String {
-        let legal: String = user
-            .to_lowercase()
-            .chars()
-            .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
-            .collect();
-        let legal = legal.trim_matches('-');
-        if legal == user {
-            return format!("{}-user-{user}", self.broker);
-        }
-        let hash = digest(&SHA256, user.as_bytes());
-        let &[a, b, c, ..] = hash.as_ref() else { unreachable!("SHA-256 has 32 bytes") };
-        let separator = if legal.is_empty() { "" } else { "-" };
-        format!("{}-user-{legal}{separator}{a:02x}{b:02x}{c:02x}", self.broker)
+        format!("{}-user-{}", self.broker, legal(user))
     }
+}
+
+/// A name that an object may have, made from that of a user: the same where that is legal, else with six digits of its
+/// hash.
+pub fn legal(user: &str) -> String {
+    let legal: String = user
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .collect();
+    let legal = legal.trim_matches('-');
+    if legal == user && !legal.is_empty() {
+        return legal.to_owned();
+    }
+    let hash = digest(&SHA256, user.as_bytes());
+    let &[a, b, c, ..] = hash.as_ref() else { unreachable!("SHA-256 has 32 bytes") };
+    let separator = if legal.is_empty() { "" } else { "-" };
+    format!("{legal}{separator}{a:02x}{b:02x}{c:02x}")
 }
 
 /// The data stream that a broker's telemetry goes to. `-` separates the parts of such a name and cannot be in one.

@@ -128,6 +128,11 @@ fn listeners_page_works() {
 }
 
 #[test]
+fn users_page_works() {
+    works("docs/users.md");
+}
+
+#[test]
 fn authz_page_works() {
     works("docs/authz.md");
 }
@@ -151,6 +156,7 @@ fn every_page_with_commands_is_run() {
         "docs/listeners.md",
         "docs/tutorial.md",
         "docs/up.md",
+        "docs/users.md",
         "docs/mqttctl.md",
     ];
     let pages = std::fs::read_dir(project_file("docs")).unwrap().map(|entry| entry.unwrap().path());
@@ -176,6 +182,7 @@ fn objects_in_pages_are_valid() {
         "docs/keys.md",
         "docs/limits.md",
         "docs/listeners.md",
+        "docs/users.md",
     ] {
         let text = std::fs::read_to_string(project_file(page)).unwrap();
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
