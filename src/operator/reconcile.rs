@@ -101,6 +101,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
         revocations::keep(&context.client, object, &plan, keys, secret, second).await?;
         apply(context, object, &plan, &observed, keys, found, &issuers).await?
     };
+    context.metrics.keys(&plan.namespace, &plan.name, keys.as_ref().ok().map(|it| &it.keys.states));
     for (reason, message) in keys.iter().flat_map(|it| &it.steps).map(keys::event) {
         announce(context, &object.metadata, reason.to_owned(), message).await;
     }
@@ -322,6 +323,7 @@ async fn look(context: &Context, namespace: &str, name: &str) -> Result<Action, 
     match observe::object(&context.client, namespace, name).await? {
         None => {
             context.references.forget(namespace, name);
+            context.metrics.keys(namespace, name, None);
             context.denies().remove(&(namespace.to_owned(), name.to_owned()));
             Ok(Action::await_change())
         }

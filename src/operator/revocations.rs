@@ -45,7 +45,12 @@ fn longest(plan: &Plan, keys: Option<&Keys>) -> u64 {
 fn change(object: &MqttBroker, plan: &Plan, secret: &Secret, longest: u64, now: u64) -> Option<Value> {
     let mut metadata = Map::new();
     let owners = secret.owner_references();
-    if !owners.iter().any(|owner| owner.controller == Some(true)) {
+    let controller = owners.iter().find(|owner| owner.controller == Some(true));
+    // What is somebody else's is left alone.
+    if controller.is_some_and(|owner| Some(&owner.uid) != object.metadata.uid.as_ref()) {
+        return None;
+    }
+    if controller.is_none() {
         let owners: Vec<_> = owners.iter().cloned().chain([build::owner(object)]).collect();
         metadata.insert("ownerReferences".into(), json!(owners));
         metadata.insert("labels".into(), json!(build::labels(plan)));
@@ -117,5 +122,8 @@ mod tests {
         assert_eq!(change["metadata"]["labels"]["app.kubernetes.io/instance"], "home");
         assert_eq!(change["data"], json!({}));
         assert_eq!(changed(&secret(&[("jti.b", "5000")], true), 5), None);
+        let mut theirs = secret(&[("jti.b", "5")], true);
+        theirs.owner_references_mut()[0].uid = "other".into();
+        assert_eq!(changed(&theirs, 5000), None, "it is left alone");
     }
 }
