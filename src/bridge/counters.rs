@@ -161,6 +161,14 @@ impl Counters {
         }
     }
 
+    /// Nothing has waited for as long as a bridge may be behind without being said to lag: it has caught up, also where no
+    /// message comes that would show it.
+    pub fn set_idle(&self, idle: Duration) {
+        if idle.as_secs_f64() >= LAGGING.1 {
+            self.lagging.store(false, Ordering::Relaxed);
+        }
+    }
+
     fn condition(&self) -> MutexGuard<'_, Condition> {
         // Plain values: nothing in it is left half-way by a panic.
         self.condition.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,6 +177,8 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use jiff::Timestamp;
 
     use super::Counters;
@@ -210,5 +220,17 @@ mod tests {
         ] {
             assert_eq!(state_after(&counters, lag), state, "{lag} s");
         }
+    }
+
+    #[test]
+    fn a_bridge_that_has_nothing_to_do_does_not_lag() {
+        let counters = Counters::default();
+        counters.set_broker(None);
+        counters.set_connected();
+        assert_eq!(state_after(&counters, 100), BridgeState::Lagging, "the last message came late");
+        counters.set_idle(Duration::from_secs(9));
+        assert_eq!(counters.report().state, BridgeState::Lagging, "the next one may be late too");
+        counters.set_idle(Duration::from_secs(10));
+        assert_eq!(counters.report().state, BridgeState::Connected);
     }
 }

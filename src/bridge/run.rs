@@ -111,6 +111,8 @@ struct Hold<'a> {
     flights: HashMap<u64, Flight>,
     number: u64,
     limits: Limits,
+    /// When something was held last.
+    busy: Instant,
 }
 
 /// A batch under way.
@@ -206,6 +208,7 @@ impl Session<'_> {
             flights: HashMap::new(),
             number: 0,
             limits: Limits::default(),
+            busy: Instant::now(),
         };
         hold.fly(None, async move { way.sink.prepare(way.counters).await });
         let mut aging = tokio::time::interval(AGING);
@@ -295,7 +298,12 @@ impl<'a> Hold<'a> {
     }
 
     /// While nothing is acknowledged, the lag is the age of what waits.
-    fn age(&self, counters: &Counters) {
+    fn age(&mut self, counters: &Counters) {
+        if self.size() > 0 {
+            self.busy = Instant::now();
+        } else {
+            counters.set_idle(self.busy.elapsed());
+        }
         let waiting = self.flights.values().filter_map(|flight| flight.oldest);
         let Some(oldest) = waiting.chain(self.filling.as_ref().and_then(|filling| filling.oldest)).min() else {
             return;

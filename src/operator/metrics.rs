@@ -22,8 +22,11 @@ pub struct Metrics {
     leader: Gauge,
     keys: Family<Key, Gauge>,
     /// What is said of the keys of each object, to be able to take it back.
-    said: Arc<Mutex<HashMap<(String, String), Vec<Key>>>>,
+    said: Arc<Mutex<Said>>,
 }
+
+/// Keys by the namespace and the name of their object.
+type Said = HashMap<(String, String), Vec<Key>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Key {

@@ -86,7 +86,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
     let user_objects = users::list(&context.client, &plan.namespace, &plan.name).await?;
     let not_added = plan.add_users(&user_objects);
     context.references.set(&plan.namespace, &plan.name, secrets_of_interest(&plan));
-    let observed = observe::observe(&context.client, &context.asker, object, &plan, now).await?;
+    let observed = Box::pin(observe::observe(&context.client, &context.asker, object, &plan, now)).await?;
     let keys = keys::advance(&plan, &observed, u64::try_from(now.as_second()).unwrap_or_default(), random::bytes)?;
     let (found, missing) = passwords::find(&plan, &observed, random::password);
     let (missing_of_users, mut missing) = users::apart(missing);
