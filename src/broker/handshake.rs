@@ -392,6 +392,10 @@ fn will(
         let log = format!("will: {violation}");
         return Err(Refusal::new(ReasonCode::TOPIC_NAME_INVALID, 5, log).because(Why::Will));
     }
+    if asked.retain && shared.limits.max_retained_messages == 0 {
+        let log = "the will is to be retained, which is switched off (maxRetainedMessages)";
+        return Err(Refusal::new(ReasonCode::RETAIN_NOT_SUPPORTED, 5, log).because(Why::Will));
+    }
     if !grants.may_publish(asked.topic, asked.qos, asked.retain) {
         let request = Request { verb: Verb::Will, topic: asked.topic, qos: asked.qos, retain: asked.retain };
         let reason = || explain::reason(&shared.policy.load(), identity, client_id, request);
@@ -472,6 +476,7 @@ fn connack(shared: &Shared, connect: &Connect<'_>, peer: &Peer, session_present:
     let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
     let properties = ConnAckProperties {
         session_expiry: (asked_expiry != peer.session_expiry).then_some(peer.session_expiry),
+        retain_available: (limits.max_retained_messages == 0).then_some(false),
         receive_maximum: Some(limits.max_inflight).filter(|maximum| *maximum < u16::MAX),
         maximum_packet_size: Some(limits.max_packet_size),
         topic_alias_maximum: Some(limits.max_topic_aliases).filter(|maximum| *maximum > 0),

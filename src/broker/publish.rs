@@ -149,6 +149,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.exceeds(publish, now)? {
             return Ok(());
         }
+        if publish.retain && self.shared.limits.max_retained_messages == 0 {
+            // CONNACK of 5.0 has said so. What 3.x asks for is not half done.
+            return match self.peer.version {
+                Version::V5 => Err(Violation::RetainNotSupported.into()),
+                _ => self.reject(publish, ReasonCode::RETAIN_NOT_SUPPORTED, "retaining is switched off", now),
+            };
+        }
         let (routes, allowed) = self.publisher.look_up(&self.shared, &self.peer.grants, publish);
         if !allowed {
             return self.deny(publish, now);

@@ -48,7 +48,7 @@ pub struct Limits {
     pub max_queued_bytes: u64,
     /// What happens when more would wait.
     pub queue_full: QueueFull,
-    /// Retained messages.
+    /// Retained messages; 0 switches retaining off.
     pub max_retained_messages: u32,
     /// Bytes of all retained messages.
     pub max_retained_bytes: u64,

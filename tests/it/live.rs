@@ -4,6 +4,7 @@ mod causes;
 mod documents;
 mod offline;
 mod order;
+mod refusals;
 mod traffic;
 
 use std::time::Duration;
