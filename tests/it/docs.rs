@@ -133,6 +133,11 @@ fn users_page_works() {
 }
 
 #[test]
+fn audit_page_works() {
+    works("docs/audit.md");
+}
+
+#[test]
 fn authz_page_works() {
     works("docs/authz.md");
 }
@@ -150,6 +155,7 @@ fn every_page_with_commands_is_run() {
         "README.md",
         "docs/access.md",
         "docs/admin.md",
+        "docs/audit.md",
         "docs/authz.md",
         "docs/clients.md",
         "docs/keys.md",
