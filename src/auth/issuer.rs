@@ -199,13 +199,15 @@ impl Issuer {
         let text = format!("the token's key {} is not among those of {:?}", token::short(kid), self.name);
         // No issuer names a key like this.
         let well_formed = kid.len() <= MAX_KID && kid.bytes().all(|byte| byte.is_ascii_graphic());
-        Err(if well_formed { self.unknown_key(text) } else { TokenError::Unverified(text) })
+        Err(if well_formed { self.unknown_key(text) } else { TokenError::Key(text) })
     }
 
     fn unknown_key(&self, text: String) -> TokenError {
         match self.settings.keys {
-            IssuerKeys::Url { .. } => TokenError::UnknownKey { issuer: self.name.to_string(), text },
-            _ => TokenError::Unverified(text),
+            IssuerKeys::Url { .. } => {
+                TokenError::UnknownKey { issuer: self.name.to_string(), text, none: self.keys.is_empty() }
+            }
+            _ => TokenError::Key(text),
         }
     }
 

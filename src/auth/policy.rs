@@ -261,12 +261,12 @@ impl Policy {
             return Err(Refusal::bad(log).because(Why::ReservedName));
         }
         match (presented.bearer, credential) {
-            (Some(bearer), None) if presented.method.is_none() => {
-                return self.authenticate_token(bearer, presented, now);
-            }
             // The same twice says nothing new.
             (Some(bearer), Some(credential)) if bearer != credential => {
                 return Err(Refusal::bad("a token in the WebSocket request and another credential in CONNECT"));
+            }
+            (Some(bearer), _) if presented.method.is_none() && presented.data.is_none() => {
+                return self.authenticate_token(bearer, presented, now);
             }
             _ => {}
         }
@@ -329,8 +329,9 @@ impl Policy {
     fn authenticate_token(&self, token: &[u8], presented: &Presented<'_>, now: u64) -> Result<Verdict, Refusal> {
         let verified = match self.verify_token(token, now) {
             Ok(verified) => verified,
-            Err(TokenError::UnknownKey { issuer, text }) => {
-                return Ok(Verdict::UnknownKey { issuer, refusal: Refusal::bad(text) });
+            Err(TokenError::UnknownKey { issuer, text, none }) => {
+                let refusal = TokenError::UnknownKey { issuer: issuer.clone(), text, none }.into();
+                return Ok(Verdict::UnknownKey { issuer, refusal });
             }
             Err(error) => return Err(error.into()),
         };

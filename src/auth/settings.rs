@@ -83,6 +83,9 @@ pub enum IssuerKeys {
         /// Whether addresses that are not public may be asked, and then without TLS too.
         #[serde(default)]
         allow_private: bool,
+        /// Whether the server is verified with authorities among the broker's documents, and not with the system's.
+        #[serde(default)]
+        own_authorities: bool,
     },
     /// A JWK Set among the broker's documents.
     Document,

@@ -112,9 +112,19 @@ pub enum TokenError {
     /// Nothing that the token says may be believed.
     #[error("{0}")]
     Unverified(String),
+    /// As before, because the key is not there.
+    #[error("{0}")]
+    Key(String),
     /// As before, because the key that the token names is not among those of its issuer, which can be fetched.
     #[error("{text}")]
-    UnknownKey { issuer: String, text: String },
+    UnknownKey {
+        issuer: String,
+        text: String,
+        /// The issuer has no keys at all.
+        none: bool,
+    },
+    #[error("the token's signature is wrong")]
+    Signature,
     /// The signature is right, but the token is not one that is accepted here.
     #[error("token: {0}")]
     Claims(String),
@@ -132,14 +142,18 @@ impl From<TokenError> for Refusal {
         let text = error.to_string();
         let why = match error {
             TokenError::Unverified(_) => Why::TokenInvalid,
-            TokenError::UnknownKey { .. } => Why::TokenKey,
+            TokenError::UnknownKey { none: true, .. } => Why::TokenIssuer,
+            TokenError::UnknownKey { none: false, .. } | TokenError::Key(_) => Why::TokenKey,
+            TokenError::Signature => Why::TokenSignature,
             TokenError::Claims(_) => Why::TokenClaims,
             TokenError::Expired(_) => Why::TokenExpired,
             TokenError::NotYetValid(_) => Why::TokenNotYetValid,
             TokenError::Revoked(_) => Why::TokenRevoked,
         };
         let refusal = match error {
-            TokenError::Unverified(_) | TokenError::UnknownKey { .. } => Self::bad(text),
+            TokenError::Unverified(_) | TokenError::Key(_) | TokenError::UnknownKey { .. } | TokenError::Signature => {
+                Self::bad(text)
+            }
             TokenError::Claims(_) => Self { public: Some(text.clone()), ..Self::bad(text) },
             TokenError::Expired(_) | TokenError::NotYetValid(_) | TokenError::Revoked(_) => {
                 Self { public: Some(text.clone()), ..Self::new(ReasonCode::NOT_AUTHORIZED, 4, text) }
@@ -276,7 +290,7 @@ impl<'a> Parts<'a> {
         let library = key.algorithm.library();
         match jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), &key.key, library) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(TokenError::Unverified("the token's signature is wrong".to_owned())),
+            Ok(false) => Err(TokenError::Signature),
             Err(error) => Err(TokenError::Unverified(format!("verify the token's signature: {error}"))),
         }
     }
@@ -284,9 +298,8 @@ impl<'a> Parts<'a> {
     /// Checks the signature with the one of these keys that the token names; gives its id.
     pub fn check_own_signature(&self, keys: &KeySet) -> Result<String, TokenError> {
         let kid = own_kid(self.kid.as_deref())?;
-        let key = keys
-            .find(kid)
-            .ok_or_else(|| TokenError::Unverified(format!("the token's key {} is not loaded", short(kid))))?;
+        let key =
+            keys.find(kid).ok_or_else(|| TokenError::Key(format!("the token's key {} is not loaded", short(kid))))?;
         self.check_signature(key)?;
         Ok(kid.to_owned())
     }

@@ -93,7 +93,7 @@ fn one(field: &str, asked: &api::Issuer) -> Result<Issuer, Invalid> {
                 let message = "must begin with https://; http:// needs allowPrivate: true";
                 return Err(Invalid::new(format!("{field}.jwksUrl"), message));
             }
-            IssuerKeys::Url { url: url.clone(), allow_private }
+            IssuerKeys::Url { url: url.clone(), allow_private, own_authorities: asked.ca_secret_ref.is_some() }
         }
         (None, Some(_)) if asked.ca_secret_ref.is_some() || asked.allow_private.is_some() => {
             return Err(Invalid::new(field, "allowPrivate and caSecretRef need jwksUrl"));
@@ -189,7 +189,7 @@ mod tests {
         let planned =
             plan("{issuers: [{issuer: i, audiences: [a], jwksUrl: 'https://a'}], serviceAccounts: {audiences: [b]}}");
         let [url, cluster] = planned.unwrap().try_into().unwrap();
-        assert_eq!(url.keys, IssuerKeys::Url { url: "https://a".into(), allow_private: false });
+        assert_eq!(url.keys, IssuerKeys::Url { url: "https://a".into(), allow_private: false, own_authorities: false });
         assert_eq!(url.algorithms, [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]);
         assert_eq!((url.max_token_ttl, url.acl_claim.as_str(), url.mapping), (MAX_TTL, "acl", Mapping::default()));
         assert_eq!((cluster.keys, cluster.mapping), (IssuerKeys::Cluster, Mapping::ServiceAccount));

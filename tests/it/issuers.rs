@@ -58,7 +58,7 @@ fn fetched(url: String) -> Issuer {
     Issuer {
         issuer: IDP.into(),
         audiences: vec!["devices".into()],
-        keys: IssuerKeys::Url { url, allow_private: true },
+        keys: IssuerKeys::Url { url, allow_private: true, own_authorities: true },
         algorithms: vec![Algorithm::Es256, Algorithm::Rs256],
         acl_claim: "acl".into(),
         max_token_ttl: 3600,
@@ -256,6 +256,11 @@ async fn class_12_what_is_no_answer_with_keys_opens_nothing() {
     let untrusted = broker(fetched(server.url("https")), &authority, |_| {});
     assert_eq!(connect(&untrusted, &token(&key, "1")).await, Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD));
     assert_eq!((server.accepted(), server.requests()), (1, 0), "the certificate is of a stranger");
+    // Authorities that the object names and that are not there are not replaced by those of the system.
+    let unknown = Server::start(Some(&authority), good()).await;
+    let without = Broker::with(|config| config.auth.issuers = vec![fetched(unknown.url("https"))]);
+    assert_eq!(connect(&without, &token(&key, "1")).await, Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD));
+    assert_eq!(unknown.accepted(), 0);
 }
 
 #[tokio::test]
@@ -266,14 +271,14 @@ async fn class_12_an_address_that_is_not_public_is_not_connected_to_unless_that_
     let port = server.address.port();
     for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1"] {
         let url = format!("https://{host}:{port}/keys?of=all");
-        let keys = IssuerKeys::Url { url, allow_private: false };
+        let keys = IssuerKeys::Url { url, allow_private: false, own_authorities: true };
         let broker = broker(Issuer { keys, ..fetched(String::new()) }, &authority, |_| {});
         assert_eq!(connect(&broker, &token(&key, "1")).await, Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD), "{host}");
     }
     assert_eq!(server.accepted(), 0);
     // Without TLS only where it was asked for.
     let plain = Server::start(None, Answer::keys(jwks(&[&key]))).await;
-    let keys = IssuerKeys::Url { url: plain.url("http"), allow_private: false };
+    let keys = IssuerKeys::Url { url: plain.url("http"), allow_private: false, own_authorities: true };
     let refused = broker(Issuer { keys, ..fetched(String::new()) }, &authority, |_| {});
     assert_eq!(connect(&refused, &token(&key, "1")).await, Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD));
     assert_eq!(plain.accepted(), 0);

@@ -52,7 +52,7 @@ fn settings(algorithms: &[Algorithm]) -> settings::Issuer {
     settings::Issuer {
         issuer: IDP.into(),
         audiences: vec!["mqtt".into()],
-        keys: IssuerKeys::Url { url: "https://idp.example/jwks".into(), allow_private: false },
+        keys: IssuerKeys::Url { url: "https://idp.example/jwks".into(), allow_private: false, own_authorities: false },
         algorithms: algorithms.to_vec(),
         acl_claim: "acl".into(),
         max_token_ttl: 86_400,
@@ -626,4 +626,27 @@ fn a_token_of_the_web_socket_request_counts_only_alone() {
     ] {
         assert!(!accepted(&presented), "{presented:?}");
     }
+}
+
+#[test]
+fn a_refusal_says_of_which_kind_it_is() {
+    use crate::auth::why::Why;
+    let why = |policy: &Policy, token: &str| {
+        let presented = Presented { password: Some(token.as_bytes()), client_id: "c", ..Presented::default() };
+        match policy.authenticate(&presented, NOW) {
+            Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => refusal.why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let policy = policy(settings(&[Algorithm::Rs256]), &[rsa_jwk("r")]);
+    let good = sign_rsa(&rs256("r"), &claims());
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let forged = format!("{message}.{}{}", if signature.starts_with('A') { 'B' } else { 'A' }, &signature[1..]);
+    assert_eq!(why(&policy, &forged), Why::TokenSignature);
+    assert_eq!(why(&policy, &sign_rsa(&rs256("new"), &claims())), Why::TokenKey);
+    assert_eq!(why(&policy, &sign_rsa(&rs256("a b"), &claims())), Why::TokenKey);
+    assert_eq!(why(&policy, &sign_rsa(&rs256("r"), &with(&[("iss", json!("nobody"))]))), Why::TokenKey);
+    assert_eq!(why(&policy, "eyJhIjoxfQ.e30.AA"), Why::TokenInvalid);
+    let unfetched = policy_with(vec![(settings(&[Algorithm::Rs256]), None)], |_| {});
+    assert_eq!(why(&unfetched, &good), Why::TokenIssuer);
 }

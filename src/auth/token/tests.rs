@@ -81,7 +81,8 @@ fn claims_error(claims: &Value) -> String {
 
 fn unverified(token: &str) -> String {
     match check(token) {
-        Err(TokenError::Unverified(text)) => text,
+        Err(TokenError::Unverified(text) | TokenError::Key(text)) => text,
+        Err(error @ TokenError::Signature) => error.to_string(),
         other => panic!("{token}: {other:?}"),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub enum FetchError {
     Plain { host: String, address: IpAddr },
     #[error("{0} cannot be reached")]
     Connect(SocketAddr, #[source] io::Error),
+    #[error("the certificate authorities in {} cannot be read", .0.display())]
+    Authorities(PathBuf, #[source] io::Error),
     #[error("the certificate authorities cannot be used")]
     Pem(#[from] pem::Error),
     #[error("there are no certificate authorities to verify {host} with")]

@@ -80,6 +80,7 @@ struct Job {
     issuer: String,
     url: String,
     allow_private: bool,
+    own_authorities: bool,
 }
 
 fn unix_seconds() -> u64 {
@@ -186,14 +187,14 @@ impl Issuers {
     fn begin(&self, now: u64) -> Vec<Job> {
         let mut jobs = Vec::new();
         for (issuer, known) in self.fetched().iter_mut() {
-            let IssuerKeys::Url { url, allow_private } = &known.settings.keys else { continue };
+            let IssuerKeys::Url { url, allow_private, own_authorities } = known.settings.keys.clone() else { continue };
             if known.fetching || !(known.pace.is_due(now) || known.wanted && known.pace.may_try(now)) {
                 continue;
             }
             known.fetching = true;
             known.wanted = false;
             known.pace.begin(now);
-            jobs.push(Job { issuer: issuer.clone(), url: url.clone(), allow_private: *allow_private });
+            jobs.push(Job { issuer: issuer.clone(), url, allow_private, own_authorities });
         }
         jobs
     }
@@ -338,8 +339,16 @@ pub async fn serve(documents: Arc<Documents>, shared: Arc<Shared>, shutdown: Shu
         for job in issuers.begin(shared.now()) {
             let ca = documents.etc.issuer(&format!("{}.crt", issuer::file_stem(&job.issuer)));
             running.spawn(async move {
-                let authorities = tokio::fs::read(ca).await.ok();
-                let result = fetch(&job.url, job.allow_private, authorities).await;
+                // Those that the object names, or those of the system: never the others in their place.
+                let authorities = if job.own_authorities {
+                    tokio::fs::read(&ca).await.map(Some).map_err(|error| FetchError::Authorities(ca, error))
+                } else {
+                    Ok(None)
+                };
+                let result = match authorities {
+                    Ok(authorities) => fetch(&job.url, job.allow_private, authorities).await,
+                    Err(error) => Err(error),
+                };
                 (job, result)
             });
         }
@@ -410,7 +419,7 @@ mod tests {
         let issuer = Issuer {
             issuer: "https://idp.example".into(),
             audiences: vec!["a".into()],
-            keys: IssuerKeys::Url { url: url.into(), allow_private: false },
+            keys: IssuerKeys::Url { url: url.into(), allow_private: false, own_authorities: false },
             algorithms: vec![Algorithm::EdDsa],
             acl_claim: String::new(),
             max_token_ttl: 60,
