@@ -198,7 +198,7 @@ async fn closed<S: AsyncRead + Unpin>(socket: &mut S, rest: &mut Vec<u8>) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Reads until the first packet is whole; answers all that was read and the packet's length.

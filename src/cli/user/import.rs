@@ -107,7 +107,7 @@ mod tests {
         let text = format!("# devices\ndev-1:{HASH}\n\nDev_2:{HASH}\r\n");
         let lines = parse(&text).unwrap();
         let manifest = manifest::read(&manifests(&lines, "home", Some("shop"), &["devices".into()])).unwrap();
-        let names: Vec<_> = manifest.users.iter().map(|user| user.username()).collect();
+        let names: Vec<_> = manifest.users.iter().map(crate::api::MqttUser::username).collect();
         assert_eq!(names, ["dev-1", "Dev_2"]);
         for user in &manifest.users {
             assert_eq!(user.metadata.namespace.as_deref(), Some("shop"));

@@ -23,7 +23,7 @@ use crate::local::state::{self, Home};
 use crate::plan::{Password, UserPlan};
 
 /// How long the broker may take to have the password: in a cluster the kubelet brings it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks whether it has.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Longer ones are no passwords, and no CONNECT of the usual size has them.
