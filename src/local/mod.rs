@@ -113,6 +113,11 @@ fn choose(manifest: &Manifest, options: &Options) -> Result<Plan, Error> {
         // Here is no container: other programs have their share of the machine.
         plan.broker.limits.max_memory = memory::available().map(|bytes| bytes / 2);
     }
+    // Nor a load balancer: addresses are those of clients, unless the object says otherwise.
+    let guard = object.spec.auth.guard.as_ref();
+    if guard.and_then(|guard| guard.addresses_are_of_clients) != Some(false) {
+        plan.broker.auth.guard.addresses_hidden = false;
+    }
     if !is_label(&plan.namespace) {
         return Err(Error::NamespaceName { path: file(), namespace: plan.namespace });
     }
