@@ -68,13 +68,20 @@ impl From<Fault> for ManifestError {
     }
 }
 
+/// A file may be long: a fleet's users are a document each.
+fn roomy() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_documents: 200_000, max_nodes: 20_000_000, max_events: 50_000_000 },
+    }
+}
+
 /// Reads a YAML stream of `MqttBroker`s, `MqttUser`s and `Secret`s.
 ///
 /// The schema and the rules of the custom resource definition are checked as an API server checks them, so that a file
 /// that is accepted here is accepted there, and the other way round. An unknown field or kind is an error.
 pub fn read(text: &str) -> Result<Manifest, ManifestError> {
-    let documents: Vec<Node> =
-        serde_saphyr::from_multiple(text).map_err(|error| ManifestError::Yaml(Box::new(error)))?;
+    let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(text, roomy())
+        .map_err(|error| ManifestError::Yaml(Box::new(error)))?;
     let mut manifest = Manifest::default();
     for document in documents.iter().filter(|document| !document.is_null()) {
         let kind = document.get("kind").and_then(Node::text).unwrap_or_default();
