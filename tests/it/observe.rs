@@ -65,7 +65,7 @@ async fn whoever_is_not_let_in_is_among_the_denies_and_the_figures_with_the_reas
         (with_password(&address, "c1", "nobody", b"x"), "password", "unknown_user", "there is no user \"nobody\""),
         (with_password(&address, "c2", "dev1", expired.as_bytes()), "jwt", "token_expired", "token expired "),
         (with_password(&address, "c3", "dev1", elsewhere.as_bytes()), "jwt", "token_claims", "`aud` is not"),
-        (with_password(&address, "c4", "dev1", forged.as_bytes()), "jwt", "token_invalid", "is not loaded"),
+        (with_password(&address, "c4", "dev1", forged.as_bytes()), "jwt", "token_key", "is not loaded"),
         (with_password(&address, "c5", "dev1", bound.as_bytes()), "jwt", "token_binding", "for another client id"),
         (Options::new(&*address, "c6"), "none", "no_credentials", "anonymous clients are not allowed"),
         (with_password(&address, "x", "system:bridge", b"x"), "password", "reserved_name", "`system:`"),
