@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::filter::Filter;
+use super::layer::{Decision, Layer};
 use super::rule::{Action, Permission, QosSet, Rule, Share};
 use super::template::{Pattern, TemplateError, Values};
 use crate::mqtt::QoS;
@@ -28,6 +29,8 @@ pub(super) struct Kind {
     pub qos: u8,
     pub retain: Option<bool>,
     pub share: Option<Share>,
+    /// Where the rule stands.
+    pub layer: Layer,
 }
 
 /// A rule as it decides for one client.
@@ -64,6 +67,11 @@ pub enum RuleError {
 impl Statement {
     /// Checks a rule.
     pub fn compile(rule: &Rule) -> Result<Self, RuleError> {
+        Self::compile_in(rule, Layer::default())
+    }
+
+    /// As [`Self::compile`], for a rule that stands there.
+    pub(super) fn compile_in(rule: &Rule, layer: Layer) -> Result<Self, RuleError> {
         let pattern = Pattern::parse(&rule.topic)?;
         if rule.permission == Permission::Deny && rule.topic.starts_with("eq ") && rule.topic.contains("${") {
             return Err(RuleError::LiteralPlaceholder);
@@ -81,7 +89,7 @@ impl Statement {
             Some(Share::Groups(groups)) if groups.is_empty() => return Err(RuleError::NoShare),
             _ => {}
         }
-        let kind = Kind { permission: rule.permission, qos, retain: rule.retain, share: rule.share.clone() };
+        let kind = Kind { permission: rule.permission, qos, retain: rule.retain, share: rule.share.clone(), layer };
         let fixed = match &pattern {
             Pattern::Exact(filter) => Some(Decider::new(filter.clone(), true, kind.clone())),
             Pattern::Template(template) if template.is_fixed() => {
@@ -221,6 +229,10 @@ impl Decider {
             && self.has_topic(topic)
     }
 
+    fn decision(&self) -> Decision {
+        Decision { allowed: self.kind.permission == Permission::Allow, layer: self.kind.layer }
+    }
+
     /// Whether the rule is about the topic.
     pub(super) fn has_topic(&self, topic: &str) -> bool {
         !self.exact && self.filter.matches(topic)
@@ -297,27 +309,39 @@ impl Grants {
 
     /// Whether the client may publish to the topic, as a will too. Allocates nothing.
     pub fn may_publish(&self, topic: &str, qos: QoS, retain: bool) -> bool {
-        let Inner::Rules { publish, .. } = &*self.0 else { return false };
+        self.decide_publish(topic, qos, retain).allowed
+    }
+
+    /// As [`Self::may_publish`], with where the rule stands.
+    pub fn decide_publish(&self, topic: &str, qos: QoS, retain: bool) -> Decision {
+        let Inner::Rules { publish, .. } = &*self.0 else { return Decision::NO };
         let head = head(topic);
         let decider = publish.iter().find(|decider| decider.decides_publication(head, topic, qos, retain));
-        decider.is_some_and(|decider| decider.kind.permission == Permission::Allow && is_open(topic))
+        decider.filter(|_| is_open(topic)).map_or(Decision::NO, |decider| decider.decision())
     }
 
     /// Whether the client may subscribe to the filter, given without `$share/…/`, directly or as a member of a group. An
     /// allow rule must cover the filter; a deny rule need only have a topic in common with it.
     pub fn may_subscribe(&self, filter: &str, share: Option<&str>, qos: QoS) -> bool {
+        self.decide_subscribe(filter, share, qos).allowed
+    }
+
+    /// As [`Self::may_subscribe`], with where the rule stands.
+    pub fn decide_subscribe(&self, filter: &str, share: Option<&str>, qos: QoS) -> Decision {
         let subscribe = match &*self.0 {
             Inner::Rules { subscribe, .. } => subscribe,
             Inner::Bridge { topics } => {
-                return share.is_none_or(|group| group == BRIDGE_GROUP) && topics.iter().any(|topic| topic == filter);
+                let shared = share.is_none_or(|group| group == BRIDGE_GROUP);
+                let allowed = shared && topics.iter().any(|topic| topic == filter);
+                return Decision { allowed, layer: Layer::Bridge };
             }
         };
-        let Ok(asked) = Filter::parse(filter) else { return false };
+        let Ok(asked) = Filter::parse(filter) else { return Decision::NO };
         if first_level(filter) == "$share" {
-            return false;
+            return Decision::NO;
         }
         let decider = subscribe.iter().find(|decider| decider.decides_subscription(&asked, share, qos));
-        decider.is_some_and(|decider| decider.kind.permission == Permission::Allow)
+        decider.map_or(Decision::NO, |decider| decider.decision())
     }
 }
 

@@ -14,6 +14,7 @@ use super::identity::{
 };
 use super::issuer::{IssuerError, Issuers, Loaded};
 use super::key::{Algorithm, KeySet};
+use super::layer::Layer;
 use super::memory::Memory;
 use super::password::{self, HashError, Nobody, PasswordCheck};
 use super::revocations::{Facts, Revocations, Revoked};
@@ -122,9 +123,9 @@ pub enum Lost {
 }
 
 /// Compiles a list of rules; an error names the rule, as in `deny[2].topic: …`.
-pub(super) fn compile(at: &str, rules: &[Rule]) -> Result<Vec<Statement>, PolicyError> {
+pub(super) fn compile(at: &str, rules: &[Rule], layer: Layer) -> Result<Vec<Statement>, PolicyError> {
     let rule = |(index, rule)| {
-        Statement::compile(rule).map_err(|source| PolicyError::Rule { at: format!("{at}[{index}]"), source })
+        Statement::compile_in(rule, layer).map_err(|source| PolicyError::Rule { at: format!("{at}[{index}]"), source })
     };
     rules.iter().enumerate().map(rule).collect()
 }
@@ -149,7 +150,7 @@ impl Policy {
         for (index, group) in settings.groups.iter().enumerate() {
             let at = format!("groups[{index}]");
             check_name(&at, &group.name, &groups)?;
-            groups.insert(group.name.clone(), compile(&format!("{at}.acl"), &group.acl)?);
+            groups.insert(group.name.clone(), compile(&format!("{at}.acl"), &group.acl, Layer::Group)?);
         }
         let mut hashes: HashMap<String, Arc<str>> = HashMap::new();
         let mut unusable = Vec::new();
@@ -168,7 +169,7 @@ impl Policy {
             {
                 return Err(PolicyError::UnknownGroup { at: format!("{at}.groups[{index}]"), group: group.clone() });
             }
-            let rules = compile(&format!("{at}.acl"), &user.acl)?;
+            let rules = compile(&format!("{at}.acl"), &user.acl, Layer::User)?;
             let hash = hashes.remove(&user.name);
             users.insert(user.name.clone(), User { groups: user.groups.clone(), rules, hash });
         }
@@ -187,8 +188,10 @@ impl Policy {
             revocations: sources.revocations,
             users,
             groups,
-            deny: compile("deny", &settings.deny)?,
-            anonymous: anonymous.map(|anonymous| compile("anonymous.acl", &anonymous.acl)).transpose()?,
+            deny: compile("deny", &settings.deny, Layer::Deny)?,
+            anonymous: anonymous
+                .map(|anonymous| compile("anonymous.acl", &anonymous.acl, Layer::Anonymous))
+                .transpose()?,
             bridge: sources.bridge,
             nobody: Arc::new(nobody),
             guard: settings.guard.clone(),

@@ -15,6 +15,7 @@ use super::grants::Statement;
 use super::identity::{Credential, Identity, Presented, Principal, Refusal, TokenCredential, is_reserved};
 use super::json;
 use super::key::{KeySet, PrivateKey, PublicKey};
+use super::layer::Layer;
 use super::policy;
 use super::revocations::Revoked;
 use super::rule::{Action, Permission, Rule};
@@ -492,7 +493,7 @@ pub(super) fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option
 }
 
 pub(super) fn read_acl(acl: Option<&Value>, claim: &str) -> Result<Vec<Statement>, TokenError> {
-    policy::compile(claim, &acl_rules(acl, claim)?).map_err(|error| TokenError::Claims(error.to_string()))
+    policy::compile(claim, &acl_rules(acl, claim)?, Layer::Token).map_err(|error| TokenError::Claims(error.to_string()))
 }
 
 /// The rules of a token: a list of rules, or the three lists of filters `{"pub", "sub", "all"}`.

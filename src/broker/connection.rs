@@ -80,13 +80,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The Reason String of an acknowledgement, where the client wants to hear it and the packet stays small enough for
-    /// it `[MQTT-3.1.2-29, MQTT-3.4.2-2, MQTT-3.5.2-2]`.
-    pub fn reason_string<'a>(&self, text: &'a str) -> Option<&'a str> {
-        /// Fixed header, packet identifier, reason code, length of the properties, property, length of the text.
-        const REST: usize = 2 + 2 + 1 + 1 + 1 + 2;
-        // From 128 on, lengths of the packet and of its properties take two bytes.
-        let rest = REST + if text.len() > 100 { 2 } else { 0 };
+    /// The Reason String of an acknowledgement with so many codes, where the client wants to hear it and the packet stays
+    /// small enough for it `[MQTT-3.1.2-29, MQTT-3.4.2-2, MQTT-3.5.2-2, MQTT-3.9.2-1]`.
+    pub fn reason_string<'a>(&self, text: &'a str, codes: usize) -> Option<&'a str> {
+        /// Fixed header, packet identifier, length of the properties, property, length of the text; the lengths of the
+        /// packet and of its properties may take three bytes more than one each.
+        const REST: usize = 2 + 2 + 1 + 1 + 2;
+        let rest = REST + codes + if text.len() + codes > 100 { 6 } else { 0 };
         (self.problem_information && rest + text.len() <= self.maximum_packet_size).then_some(text)
     }
 }
@@ -485,16 +485,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Says why; in words only if the client accepts a packet of that size `[MQTT-3.14.2-3]`.
     fn send_disconnect(&mut self, code: ReasonCode, why: &str) {
-        let with = |reason_string| {
+        let bytes = codec::encode_with_words(Some(why), self.peer.maximum_packet_size, |reason_string| {
             let properties = DisconnectProperties { reason_string, ..DisconnectProperties::default() };
-            let mut bytes = Vec::new();
-            codec::encode(&Packet::Disconnect(Disconnect { code, properties }), Version::V5, &mut bytes);
-            bytes
-        };
-        let mut bytes = with(Some(why));
-        if bytes.len() > self.peer.maximum_packet_size {
-            bytes = with(None);
-        }
+            Packet::Disconnect(Disconnect { code, properties })
+        });
         self.outbox.write(|out| out.extend_from_slice(&bytes));
     }
 

@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::limits::Refusals;
+use super::router::Routed;
+use crate::auth::Layer;
 use crate::mqtt::Version;
 
 /// Upper bounds of the buckets of times, in seconds.
@@ -86,6 +88,69 @@ impl<const N: usize> Matrix<N> {
     }
 }
 
+/// Why a message was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// QoS 0, for a subscriber that is too slow.
+    Slow,
+    /// The queue of a session was full.
+    QueueFull,
+    /// The subscriber does not accept its size.
+    TooLarge,
+    /// QoS 0 that there was no room for.
+    Refused,
+    /// Queues were shortened while memory was short.
+    Memory,
+    /// The subscriber may not have it any more.
+    Revoked,
+    /// QoS 2 of a shared subscription, whose member has ended its session.
+    SessionEnded,
+}
+
+impl Loss {
+    pub const ALL: [Self; 7] =
+        [Self::Slow, Self::QueueFull, Self::TooLarge, Self::Refused, Self::Memory, Self::Revoked, Self::SessionEnded];
+    /// Those that happen in turns of connections.
+    const OF_TURNS: [Self; 4] = [Self::Slow, Self::QueueFull, Self::TooLarge, Self::Refused];
+
+    /// As a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::QueueFull => "queue_full",
+            Self::TooLarge => "too_large",
+            Self::Refused => "refused",
+            Self::Memory => "memory",
+            Self::Revoked => "revoked",
+            Self::SessionEnded => "session_ended",
+        }
+    }
+}
+
+/// Lost messages, by cause.
+#[derive(Debug, Default)]
+pub struct Losses([Count; Loss::ALL.len()]);
+
+impl Losses {
+    pub fn add(&self, loss: Loss, n: u64) {
+        self.0[loss as usize].add(n);
+    }
+
+    /// What a delivery to many lost.
+    pub fn add_routed(&self, routed: &Routed) {
+        self.add(Loss::Slow, routed.shed as u64);
+        self.add(Loss::QueueFull, routed.dropped as u64);
+    }
+
+    pub fn get(&self, loss: Loss) -> u64 {
+        self.0[loss as usize].get()
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Count::get).sum()
+    }
+}
+
 /// A listener, and what came through it.
 #[derive(Debug)]
 pub struct Gate {
@@ -134,7 +199,7 @@ pub struct Counters {
     /// Publications, by QoS.
     pub received: [Count; 3],
     pub sent: [Count; 3],
-    pub dropped: Count,
+    pub dropped: Losses,
     pub expired: Count,
     pub packets: Count,
     pub bytes_received: Count,
@@ -148,6 +213,10 @@ pub struct Counters {
     pub password_checks: Histogram,
     /// By action.
     pub denied: Tally,
+    /// Publications that a rule allowed, by where it stands.
+    pub allowed: [Count; Layer::ALL.len()],
+    /// Other decisions, by action, result and where the rule stands.
+    pub decided: Matrix<3>,
     /// Connections that did not come about, by reason.
     pub refusals: Tally,
     /// Connections that ended, by reason.
@@ -185,7 +254,7 @@ impl Default for Counters {
             revoked: Tally::default(),
             received: Default::default(),
             sent: Default::default(),
-            dropped: Count::default(),
+            dropped: Losses::default(),
             expired: Count::default(),
             packets: Count::default(),
             bytes_received: Count::default(),
@@ -195,6 +264,8 @@ impl Default for Counters {
             handshakes: histogram(),
             password_checks: histogram(),
             denied: Tally::default(),
+            allowed: Default::default(),
+            decided: Matrix::default(),
             refusals: Tally::default(),
             disconnects: Tally::default(),
             violations: Tally::default(),
@@ -216,7 +287,9 @@ pub struct Turn {
     /// Publications, by QoS.
     pub received: [u32; 3],
     pub sent: [u32; 3],
-    pub dropped: u64,
+    dropped: [u32; Loss::OF_TURNS.len()],
+    /// Publications that a rule allows, by where it stands.
+    pub allowed: [u32; Layer::ALL.len()],
     pub expired: u32,
     pub packets: u32,
     pub bytes_received: u32,
@@ -224,6 +297,19 @@ pub struct Turn {
     pub holds: u32,
     /// Deliveries in flight, as they were counted last.
     in_flight: u32,
+}
+
+impl Turn {
+    /// That a message was lost; one of the causes that turns have.
+    pub fn lose(&mut self, loss: Loss) {
+        self.dropped[loss as usize] += 1;
+    }
+
+    /// What a delivery to many lost.
+    pub fn lose_routed(&mut self, routed: &Routed) {
+        self.dropped[Loss::Slow as usize] += routed.shed as u32;
+        self.dropped[Loss::QueueFull as usize] += routed.dropped as u32;
+    }
 }
 
 impl Counters {
@@ -238,7 +324,12 @@ impl Counters {
             self.received[qos].add(turn.received[qos].into());
             self.sent[qos].add(turn.sent[qos].into());
         }
-        self.dropped.add(turn.dropped);
+        for loss in Loss::OF_TURNS {
+            self.dropped.add(loss, turn.dropped[loss as usize].into());
+        }
+        for (count, allowed) in self.allowed.iter().zip(turn.allowed) {
+            count.add(allowed.into());
+        }
         self.expired.add(turn.expired.into());
         self.packets.add(turn.packets.into());
         self.bytes_received.add(turn.bytes_received.into());

@@ -1,11 +1,13 @@
 //! The subscriber's side of a connection: subscriptions, and PUBLISH to the client.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::aliases::Alias;
 use super::connection::{Closing, Connection, Peer};
+use super::counters::Loss;
 use super::events::{self, Who};
 use super::quota::outbox_high;
 use super::router::Subscriber;
@@ -27,14 +29,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Closing> {
         let identifier = subscribe.properties.subscription_identifier;
         let mut codes = Vec::with_capacity(subscribe.filters.len());
+        // One SUBACK has room for one reason: that of the last filter that was refused.
+        let mut why = None;
         for (text, options) in &subscribe.filters {
             let filter = Filter::parse(text)?;
             if options.no_local && filter.share.is_some() {
                 return Err(Violation::NoLocalOnShared.into());
             }
-            codes.push(self.subscribe(text, &filter, *options, identifier));
+            codes.push(self.subscribe(text, &filter, *options, identifier, &mut why));
         }
-        let properties = AckProperties::default();
+        let reason_string = why.as_deref().and_then(|why| self.peer.reason_string(why, codes.len()));
+        let properties = AckProperties { reason_string, ..AckProperties::default() };
         self.send(&Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, codes }));
         Ok(())
     }
@@ -45,14 +50,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         filter: &Filter<'_>,
         options: SubscriptionOptions,
         identifier: Option<u32>,
+        why: &mut Option<Cow<'static, str>>,
     ) -> ReasonCode {
-        if !self.peer.grants.may_subscribe(filter.filter, filter.share, options.qos) {
+        let decision = self.peer.grants.decide_subscribe(filter.filter, filter.share, options.qos);
+        if !decision.allowed {
             let Peer { client_id, identity, .. } = &self.peer;
             let request = Request { verb: Verb::Subscribe, topic: text, qos: options.qos, retain: false };
             let reason = || explain::reason(&self.shared.policy.load(), identity, client_id, request);
-            events::denied(&self.shared, &Who::of(client_id, identity), &request, reason);
+            let who = Who::of(client_id, identity);
+            *why = Some(events::denied(&self.shared, &who, &request, decision.layer, reason));
             return ReasonCode::NOT_AUTHORIZED;
         }
+        events::allowed(&self.shared, Verb::Subscribe, decision.layer);
         if let Some(code) = self.refuse_subscription(text, filter) {
             return code;
         }
@@ -105,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if !self.fits(delivery, alias) {
             // At QoS 1 and 2 as if it had been delivered [MQTT-3.1.2-25].
-            self.turn.dropped += 1;
+            self.turn.lose(Loss::TooLarge);
             return;
         }
         let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
@@ -169,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.write_delivery(&sent.delivery, Some(id), true, None);
             } else {
                 self.session.inflight.finish(id);
-                self.turn.dropped += 1;
+                self.turn.lose(Loss::TooLarge);
             }
         }
         true

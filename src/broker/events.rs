@@ -20,8 +20,8 @@ use super::handshake::NoConnection;
 use super::limiter::{Kind, Limiter};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
-use crate::auth::explain::Request;
-use crate::auth::{Identity, Principal, Refusal, Why};
+use crate::auth::explain::{Request, Verb};
+use crate::auth::{Identity, Layer, Principal, Refusal, Why};
 use crate::config::PROBE;
 use crate::mqtt::ReasonCode;
 use crate::process::Shutdown;
@@ -270,17 +270,24 @@ pub fn turned_away(shared: &Shared, arrival: &Arrival, limit: Limit) {
     }
 }
 
-/// The rules refuse what a client asks for. `reason` says why at length; it costs more than the decision, and so a client
+/// A rule allows a subscription or a will; publications are counted by turns.
+pub fn allowed(shared: &Shared, verb: Verb, layer: Layer) {
+    shared.counters.decided.add([verb.name(), "allow", layer.name()]);
+}
+
+/// The rules refuse what a client asks for; `layer` is where the rule stands that did. `reason` says why at length; it costs more than the decision, and so a client
 /// in a loop is not told each time. Gives what may be told to the client.
 pub fn denied(
     shared: &Shared,
     who: &Who<'_>,
     request: &Request<'_>,
+    layer: Layer,
     reason: impl FnOnce() -> String,
 ) -> Cow<'static, str> {
     let Who { client_id, principal, method, key_id } = *who;
     let action = Action::from(request.verb);
     shared.counters.denied.add(action.name());
+    shared.counters.decided.add([action.name(), "deny", layer.name()]);
     let mut deny = Deny {
         number: 0,
         at: unix_millis(),

@@ -396,10 +396,13 @@ fn will(
         let log = "the will is to be retained, which is switched off (maxRetainedMessages)";
         return Err(Refusal::new(ReasonCode::RETAIN_NOT_SUPPORTED, 5, log).because(Why::Will));
     }
-    if !grants.may_publish(asked.topic, asked.qos, asked.retain) {
+    let decision = grants.decide_publish(asked.topic, asked.qos, asked.retain);
+    if decision.allowed {
+        events::allowed(shared, Verb::Will, decision.layer);
+    } else {
         let request = Request { verb: Verb::Will, topic: asked.topic, qos: asked.qos, retain: asked.retain };
         let reason = || explain::reason(&shared.policy.load(), identity, client_id, request);
-        events::denied(shared, &Who::of(client_id, identity), &request, reason);
+        events::denied(shared, &Who::of(client_id, identity), &request, decision.layer, reason);
         // Names of the broker's own are not acceptable from anyone.
         let code =
             if asked.topic.starts_with('$') { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };
@@ -495,14 +498,10 @@ fn connack(shared: &Shared, connect: &Connect<'_>, peer: &Peer, session_present:
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, connect: &Connect<'_>, refusal: &Refusal) {
     let bytes = if connect.version == Version::V5 {
         let accepted = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size as usize);
-        let with = |reason_string| {
+        codec::encode_with_words(refusal.public.as_deref(), accepted, |reason_string| {
             let properties = ConnAckProperties { reason_string, ..ConnAckProperties::default() };
-            let ack = ConnAck { session_present: false, code: refusal.code, properties };
-            let mut bytes = Vec::new();
-            codec::encode(&Packet::ConnAck(Box::new(ack)), Version::V5, &mut bytes);
-            Some(bytes).filter(|bytes| bytes.len() <= accepted)
-        };
-        with(refusal.public.as_deref()).or_else(|| with(None)).unwrap_or_default()
+            Packet::ConnAck(Box::new(ConnAck { session_present: false, code: refusal.code, properties }))
+        })
     } else {
         // CONNACK of 3.x: no flags, the return code.
         vec![0x20, 2, 0, refusal.return_code]

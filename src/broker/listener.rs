@@ -80,6 +80,12 @@ impl Entrance {
         report::Listener { name: self.name.clone(), serves: self.serves(), problem }
     }
 
+    /// Seconds until its certificate expires, at this time in milliseconds since 1970 UTC.
+    pub fn certificate_expires_in(&self, now: u64) -> Option<i64> {
+        let expires = self.certificates.as_ref()?.expires()?;
+        Some(expires.as_second() - i64::try_from(now / 1000).ok()?)
+    }
+
     fn is_behind(&self, proxy: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.contains(&proxy))
     }

@@ -13,8 +13,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::Shared;
-use super::counters::{Count, Gate};
+use super::counters::{Count, Gate, Loss};
+use super::{Shared, unix_millis};
+use crate::auth::Layer;
 use crate::mqtt::Version;
 
 type Encoded = Result<(), std::fmt::Error>;
@@ -41,6 +42,7 @@ impl Collector for Metrics {
         self.counters(&mut encoder)?;
         self.tallies(&mut encoder)?;
         self.authenticated(&mut encoder)?;
+        self.decided(&mut encoder)?;
         self.by_qos(&mut encoder)?;
         self.listeners(&mut encoder)?;
         self.gauges(&mut encoder)
@@ -55,7 +57,6 @@ impl Metrics {
             ("mqtt_packets_received", "Packets received from connected clients", &c.packets),
             ("mqtt_bytes_received", "Bytes received from connected clients", &c.bytes_received),
             ("mqtt_bytes_sent", "Bytes sent to connected clients", &c.bytes_sent),
-            ("mqtt_messages_dropped", "Messages that a limit cost", &c.dropped),
             ("mqtt_messages_expired", "Messages that were not sent because their lifetime was over", &c.expired),
             ("mqtt_policy_reloads", "Changed keys, users, rules or revocations put into force", &c.reloads),
             ("mqtt_policy_reload_failures", "Changed documents that cannot be used", &c.reload_failures),
@@ -95,6 +96,23 @@ impl Metrics {
         for ([method, result, reason], count) in self.0.counters.authenticated.get() {
             let labels = [("method", method), ("result", result), ("reason", reason)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn decided(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let c = &self.0.counters;
+        let help = "What clients asked for, by action, result and where the rule stands that decided";
+        let mut family = encoder.encode_descriptor("mqtt_authz", help, None, MetricType::Counter)?;
+        let published = Layer::ALL.iter().zip(&c.allowed).map(|(it, n)| (["publish", "allow", it.name()], n.get()));
+        for ([action, result, source], count) in published.chain(c.decided.get()) {
+            let labels = [("action", action), ("result", result), ("source", source)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Messages that were lost, by cause";
+        let mut family = encoder.encode_descriptor("mqtt_messages_dropped", help, None, MetricType::Counter)?;
+        for loss in Loss::ALL {
+            ConstCounter::new(c.dropped.get(loss)).encode(family.encode_family(&[("cause", loss.name())])?)?;
         }
         Ok(())
     }
@@ -140,6 +158,15 @@ impl Metrics {
         for entrance in &self.0.entrances {
             let gauge = ConstGauge::new(i64::from(entrance.serves()));
             gauge.encode(family.encode_family(&[("listener", entrance.name.as_str())])?)?;
+        }
+        let help = "Until the certificate of a listener expires; negative when it has";
+        let name = "mqtt_listener_certificate_expiry_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for entrance in &self.0.entrances {
+            if let Some(left) = entrance.certificate_expires_in(unix_millis()) {
+                let gauge = ConstGauge::new(left);
+                gauge.encode(family.encode_family(&[("listener", entrance.name.as_str())])?)?;
+            }
         }
         Ok(())
     }

@@ -42,6 +42,7 @@ mod sys;
 mod timers;
 mod tls;
 pub mod upgrade;
+mod validity;
 pub mod websocket;
 mod will;
 
@@ -173,7 +174,7 @@ impl Shared {
             sessions: self.registry.len() as u64,
             messages_received: metrics::total(&c.received),
             messages_sent: metrics::total(&c.sent),
-            messages_dropped: c.dropped.get(),
+            messages_dropped: c.dropped.total(),
             messages_denied: c.denied.total(),
             last_deny: self.events.denies.lock().unwrap_or_else(PoisonError::into_inner).newest(),
         }

@@ -10,8 +10,8 @@ use super::limits::Limit;
 use super::quota::Pace;
 use super::router::Routes;
 use super::{Shared, aliases, unix_millis};
-use crate::auth::Grants;
 use crate::auth::explain::{self, Request, Verb};
+use crate::auth::{Decision, Grants, Layer};
 use crate::config::broker::Rate;
 use crate::mqtt::packet::{Ack, Packet, Publish};
 use crate::mqtt::property::AckProperties;
@@ -46,15 +46,17 @@ struct Topic {
     /// A bit per combination of QoS and RETAIN: asked before, and allowed.
     asked: u8,
     allowed: u8,
+    /// Where the rule stands that decided, for each of these combinations.
+    layers: [Layer; 6],
 }
 
 impl Publisher {
     /// Where the topic goes, and whether the client may publish there. A topic that was seen before costs a comparison.
-    fn look_up(&mut self, shared: &Shared, grants: &Grants, publish: &Publish<'_>) -> (Arc<Routes>, bool) {
+    fn look_up(&mut self, shared: &Shared, grants: &Grants, publish: &Publish<'_>) -> (Arc<Routes>, Decision) {
         let routes = || Arc::new(shared.router.routes(publish.topic));
         if publish.topic.len() > TOPIC_REMEMBERED || memory::level() > Level::Ample {
             self.topics = Vec::new();
-            return (routes(), grants.may_publish(publish.topic, publish.qos, publish.retain));
+            return (routes(), grants.decide_publish(publish.topic, publish.qos, publish.retain));
         }
         if self.topics.is_empty() {
             self.topics.resize_with(TOPICS, || None);
@@ -71,17 +73,18 @@ impl Publisher {
             slot => {
                 let (name, routes): (Box<str>, _) = (publish.topic.into(), routes());
                 let held = Held::new(name.len() + routes.held());
-                slot.insert(Topic { name, routes, held, asked: 0, allowed: 0 })
+                slot.insert(Topic { name, routes, held, asked: 0, allowed: 0, layers: Default::default() })
             }
         };
-        let bit = 1 << (publish.qos as u8 * 2 + u8::from(publish.retain));
+        let at = publish.qos as usize * 2 + usize::from(publish.retain);
+        let bit = 1 << at;
         if topic.asked & bit == 0 {
+            let decision = grants.decide_publish(publish.topic, publish.qos, publish.retain);
             topic.asked |= bit;
-            if grants.may_publish(publish.topic, publish.qos, publish.retain) {
-                topic.allowed |= bit;
-            }
+            topic.allowed |= if decision.allowed { bit } else { 0 };
+            topic.layers[at] = decision.layer;
         }
-        (topic.routes.clone(), topic.allowed & bit != 0)
+        (topic.routes.clone(), Decision { allowed: topic.allowed & bit != 0, layer: topic.layers[at] })
     }
 
     /// The rules have changed: every topic is asked about again.
@@ -156,10 +159,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 _ => self.reject(publish, ReasonCode::RETAIN_NOT_SUPPORTED, "retaining is switched off", now),
             };
         }
-        let (routes, allowed) = self.publisher.look_up(&self.shared, &self.peer.grants, publish);
-        if !allowed {
-            return self.deny(publish, now);
+        let (routes, decision) = self.publisher.look_up(&self.shared, &self.peer.grants, publish);
+        if !decision.allowed {
+            return self.deny(publish, decision.layer, now);
         }
+        self.turn.allowed[decision.layer as usize] += 1;
         let mut code = ReasonCode::NO_MATCHING_SUBSCRIBERS;
         if publish.retain || !routes.is_empty() {
             let lifetime = publish.properties.message_expiry.is_some();
@@ -184,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // Who cannot be told otherwise gets the rest of what it asked for.
             }
             let outcome = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
-            self.turn.dropped += outcome.dropped as u64;
+            self.turn.lose_routed(&outcome);
             if !routes.is_empty() {
                 code = ReasonCode::SUCCESS;
             }
@@ -225,12 +229,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// A publication that no rule allows.
-    fn deny(&mut self, publish: &Publish<'_>, now: u64) -> Result<(), Closing> {
+    fn deny(&mut self, publish: &Publish<'_>, layer: Layer, now: u64) -> Result<(), Closing> {
         let Peer { client_id, identity, .. } = &self.peer;
         let Publish { topic, qos, retain, .. } = *publish;
         let request = Request { verb: Verb::Publish, topic, qos, retain };
         let reason = || explain::reason(&self.shared.policy.load(), identity, client_id, request);
-        let why = events::denied(&self.shared, &Who::of(client_id, identity), &request, reason);
+        let why = events::denied(&self.shared, &Who::of(client_id, identity), &request, layer, reason);
         self.reject(publish, ReasonCode::NOT_AUTHORIZED, &why, now)
     }
 
@@ -259,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// PUBACK or PUBREC of MQTT 5.0 with a failure.
     pub(super) fn answer_refused(&mut self, publish: &Publish<'_>, code: ReasonCode, why: &str) {
         let Some(packet_id) = publish.packet_id else { return };
-        let properties = AckProperties { reason_string: self.peer.reason_string(why), ..AckProperties::default() };
+        let properties = AckProperties { reason_string: self.peer.reason_string(why, 1), ..AckProperties::default() };
         self.answer_publish(publish.qos, &Ack { packet_id, code, properties });
         if publish.qos == QoS::ExactlyOnce {
             self.session.inbound.refuse(packet_id);

@@ -3,6 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection, OUTBOX_HIGH};
+use super::counters::Loss;
 use super::events;
 use super::limits::Limit;
 use super::rate::Bucket;
@@ -89,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// that the client keeps the message and sends it again.
     pub(super) fn refuse_publication(&mut self, publish: &Publish<'_>, limit: Limit) -> Result<(), Closing> {
         if publish.qos == QoS::AtMostOnce {
-            self.turn.dropped += 1;
+            self.turn.lose(Loss::Refused);
             self.shared.counters.limited.add(limit);
             return Ok(());
         }

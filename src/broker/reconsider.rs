@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection, Peer};
+use super::counters::Loss;
 use super::events::{self, Who};
 use super::mailbox::Mailbox;
 use super::registry::Entry;
@@ -130,7 +131,7 @@ impl Shared {
                 Some(share) if delivery.qos == QoS::AtLeastOnce => {
                     self.router.redeliver(share, delivery, self.now(), &mut wakers);
                 }
-                _ => self.counters.dropped.add(1),
+                _ => self.counters.dropped.add(Loss::Revoked, 1),
             }
         }
         wakers.into_iter().for_each(std::task::Waker::wake);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::counters::Gate;
+use super::counters::{Gate, Loss};
 use super::limits::Limit;
 use super::mailbox::{Command, Mailbox};
 use super::will::Will;
@@ -377,7 +377,7 @@ impl Shared {
                 self.router.redeliver(share, delivery, self.now(), &mut wakers);
             } else {
                 // At QoS 2 the member may have it: another would be a second delivery [MQTT-4.8.2-5].
-                self.counters.dropped.add(1);
+                self.counters.dropped.add(Loss::SessionEnded, 1);
             }
         }
         wakers.into_iter().for_each(std::task::Waker::wake);

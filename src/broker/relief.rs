@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use super::counters::Loss;
 use crate::process::Shutdown;
 use crate::store::memory::{self, Level};
 
@@ -32,7 +33,7 @@ pub async fn serve(shared: Arc<Shared>, shutdown: Shutdown) {
         }
         let dropped = shorten(&shared, halvings).await;
         if dropped > 0 {
-            shared.counters.dropped.add(dropped);
+            shared.counters.dropped.add(Loss::Memory, dropped);
             tracing::warn!(
                 level = level.name(),
                 dropped,

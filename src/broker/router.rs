@@ -95,7 +95,9 @@ enum Own {
 /// What a delivery to all routes did.
 #[derive(Debug, Default)]
 pub struct Routed {
+    /// Messages that full queues lost, and those of QoS 0 that subscribers were too slow for.
     pub dropped: usize,
+    pub shed: usize,
     /// A session before which the publisher should line up.
     pub hold: Option<Arc<Mailbox>>,
 }
@@ -476,8 +478,13 @@ impl Terms {
 
 impl Routed {
     fn count(&mut self, mailbox: &Arc<Mailbox>, delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) {
+        let qos = delivery.qos;
         let pushed = mailbox.push(delivery, now, wakers);
-        self.dropped += pushed.dropped;
+        if qos == QoS::AtMostOnce {
+            self.shed += pushed.dropped;
+        } else {
+            self.dropped += pushed.dropped;
+        }
         if pushed.pressure == Pressure::Hold && self.hold.is_none() {
             self.hold = Some(mailbox.clone());
         }

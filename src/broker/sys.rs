@@ -133,7 +133,7 @@ impl Shared {
             retained: self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
             received: metrics::total(&c.received),
             sent: metrics::total(&c.sent),
-            dropped: c.dropped.get(),
+            dropped: c.dropped.total(),
             denied: c.denied.total(),
             auth: Auth {
                 accepted: c.authenticated.total(1, "accepted"),
@@ -154,7 +154,7 @@ impl Shared {
             let routes = self.router.routes(message.topic());
             if !routes.is_empty() {
                 let routed = routes.deliver(&message, 0, self.now(), &mut wakers);
-                self.counters.dropped.add(routed.dropped as u64);
+                self.counters.dropped.add_routed(&routed);
             }
         }
         wakers.into_iter().for_each(std::task::Waker::wake);

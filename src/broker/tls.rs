@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{Context, SHA256};
+use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, crypto};
 
+use super::validity;
 use crate::config::broker::{ClientCertificates, Listener};
 use crate::config::files::Etc;
 
@@ -52,6 +54,8 @@ pub struct Certificates {
 struct Seen {
     digest: Option<Vec<u8>>,
     problem: Option<String>,
+    /// Until when the certificate in force is valid.
+    expires: Option<Timestamp>,
 }
 
 /// What a look at the files found.
@@ -86,6 +90,11 @@ impl Certificates {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
+    /// Until when the certificate in force is valid.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).expires
+    }
+
     /// Looks at the files, and puts them into force if they have changed and can be used.
     pub fn look(&self) -> Look {
         let files = [&self.certificate, &self.key, &self.client_ca].map(|path| std::fs::read(path).ok());
@@ -95,20 +104,21 @@ impl Certificates {
             return Look::Unchanged;
         }
         match self.load() {
-            Ok(config) => {
+            Ok((config, expires)) => {
                 self.current.store(Some(Arc::new(config)));
-                *seen = Seen { digest, problem: None };
+                *seen = Seen { digest, problem: None, expires };
                 Look::Loaded
             }
             Err(error) => {
                 let problem = Some(super::with_causes(&error));
-                *seen = Seen { digest, problem };
+                *seen = Seen { digest, problem, expires: seen.expires };
                 Look::Failed(error)
             }
         }
     }
 
-    fn load(&self) -> Result<ServerConfig, TlsError> {
+    /// What handshakes are made with, and until when its certificate is valid.
+    fn load(&self) -> Result<(ServerConfig, Option<Timestamp>), TlsError> {
         let provider = Arc::new(crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let builder = match self.clients {
@@ -124,6 +134,7 @@ impl Certificates {
             }
         };
         let chain = certificates(&self.certificate)?;
+        let expires = chain.first().and_then(|certificate| validity::not_after(certificate));
         let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
             .map_err(|source| TlsError::Pem { path: self.key.clone(), source })?;
         let mut config = builder
@@ -133,7 +144,7 @@ impl Certificates {
         // not.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok((config, expires))
     }
 
     fn authorities(&self) -> Result<RootCertStore, TlsError> {

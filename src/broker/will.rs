@@ -7,7 +7,7 @@ use super::events::{self, Who};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
 use crate::auth::explain::{self, Request, Verb};
-use crate::auth::{Grants, Identity};
+use crate::auth::{Decision, Grants, Identity};
 use crate::mqtt::Version;
 use crate::mqtt::packet::{Publish, Will as Asked};
 use crate::mqtt::property::PublishProperties;
@@ -57,15 +57,18 @@ pub fn publish(shared: &Shared, will: Will) {
     let Will { mut message, expiry, identity, .. } = will;
     let client_id = message.origin.as_ref().map_or_else(|| "".into(), |origin| origin.client_id.clone());
     let grants = shared.grants_now(&identity, &client_id);
-    let allows = |grants: &Grants| grants.may_publish(message.topic(), message.qos, message.retain);
-    if !grants.as_ref().is_ok_and(allows) {
+    let decide = |grants: &Grants| grants.decide_publish(message.topic(), message.qos, message.retain);
+    let decision = grants.as_ref().map_or(Decision::NO, decide);
+    if decision.allowed {
+        events::allowed(shared, Verb::Will, decision.layer);
+    } else {
         let Message { qos, retain, .. } = message;
         let request = Request { verb: Verb::Will, topic: message.topic(), qos, retain };
         let reason = || match &grants {
             Ok(_) => explain::reason(&shared.policy.load(), &identity, &client_id, request),
             Err(lost) => lost.to_string(),
         };
-        events::denied(shared, &Who::of(&client_id, &identity), &request, reason);
+        events::denied(shared, &Who::of(&client_id, &identity), &request, decision.layer, reason);
         return;
     }
     let now = unix_millis();
@@ -86,6 +89,6 @@ pub fn publish(shared: &Shared, will: Will) {
     }
     let mut wakers = Vec::new();
     let routed = routes.deliver(&message, 0, shared.now(), &mut wakers);
-    shared.counters.dropped.add(routed.dropped as u64);
+    shared.counters.dropped.add_routed(&routed);
     wakers.into_iter().for_each(std::task::Waker::wake);
 }

@@ -427,8 +427,10 @@ fn check_form(text: &str) {
     assert!(value(text, "process_cpu_seconds_total").is_some(), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
 
-    let allowed =
-        ["listener", "version", "reason", "id", "method", "qos", "state", "action", "kind", "limit", "le", "result"];
+    let allowed = [
+        "listener", "version", "reason", "id", "method", "qos", "state", "action", "kind", "limit", "le", "result",
+        "source", "cause",
+    ];
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, number) = line.rsplit_once(' ').unwrap();
         assert!(number.parse::<f64>().is_ok(), "{line}");

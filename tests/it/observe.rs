@@ -1,17 +1,23 @@
 //! Why a client does not get through, as the people who look after a broker see it: denies, the audit log, metrics.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
-use mqtt_operator::auth::key::{Algorithm, generate};
-use mqtt_operator::auth::rule::Action;
+use mqtt_operator::auth::key::{Algorithm, PrivateKey, PrivateKeys, generate};
+use mqtt_operator::auth::rule::{Action, Permission, Rule};
+use mqtt_operator::auth::settings::Group;
 use mqtt_operator::auth::token::{Claims, issue};
 use mqtt_operator::client::{self, Message, Options};
-use mqtt_operator::mqtt::packet::SubscriptionOptions;
-use mqtt_operator::mqtt::{QoS, Version};
+use mqtt_operator::config::broker::{BridgeAccess, Listener, Protocol};
+use mqtt_operator::config::files::Etc;
+use mqtt_operator::mqtt::packet::{Connect, Packet, Subscribe, SubscriptionOptions};
+use mqtt_operator::mqtt::property::{ConnectProperties, SubscribeProperties};
+use mqtt_operator::mqtt::{PacketId, QoS, Version, codec};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Broker, PASSWORD, allow, await_until, free_ports, signing_key, unix_seconds, write_etc};
 use crate::up::running::{SOON, Up, Watched, run, succeed};
@@ -115,6 +121,69 @@ async fn a_deny_says_with_which_key_and_what_is_repeated_is_counted() {
 }
 
 #[tokio::test]
+async fn decisions_are_counted_with_where_the_rule_stands_and_losses_with_their_cause() {
+    let acl = vec![allow(Action::All, "g/#")];
+    let broker = Broker::with(|config| {
+        config.auth.groups = vec![Group { name: "g".into(), acl }];
+        config.auth.users[1].groups = vec!["g".into()];
+        config.auth.deny = vec![Rule { permission: Permission::Deny, ..allow(Action::All, "t/secret/#") }];
+    });
+    let mut options = broker.options(1, Version::V5);
+    options.will = Some(Message::new("t/gone", "x", QoS::AtMostOnce));
+    let (client, _incoming, _) = client::connect(&options).await.unwrap();
+    for topic in ["t/a", "t/a", "t/b", "g/a", "t/secret/a", "elsewhere", "$SYS/a"] {
+        client.publish(&Message::new(topic, "x", QoS::AtLeastOnce)).await.unwrap();
+    }
+    let at = SubscriptionOptions::default();
+    client.subscribe(&[("t/a", at), ("g/#", at), ("t/#", at), ("#", at)]).await.unwrap();
+    let token = issue(&signing_key(), &claims());
+    let (device, _incoming, _) =
+        client::connect(&with_password(&broker.address(), "dev1", "dev1", token.as_bytes())).await.unwrap();
+    device.publish(&Message::new("t/a", "x", QoS::AtLeastOnce)).await.unwrap();
+    let expected = [
+        ("publish", "allow", "user", 3.0),
+        ("publish", "allow", "group", 1.0),
+        ("publish", "allow", "token", 1.0),
+        ("publish", "deny", "deny", 1.0),
+        ("publish", "deny", "none", 2.0),
+        ("subscribe", "allow", "user", 1.0),
+        ("subscribe", "allow", "group", 1.0),
+        ("subscribe", "deny", "deny", 2.0),
+        ("will", "allow", "user", 1.0),
+    ];
+    await_until(DEADLINE, "the right figures", async || {
+        let text = metrics(&broker).await;
+        let series = |action, result, source| {
+            value(&text, &format!("mqtt_authz_total{{action=\"{action}\",result=\"{result}\",source=\"{source}\"}}"))
+        };
+        let wrong: Vec<_> = expected.iter().filter(|(a, r, s, n)| series(a, r, s) != Some(*n)).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:?} {text}")) }
+    })
+    .await;
+
+    // A subscriber that accepts no such size loses the message, and nothing else does.
+    let (small, _incoming) = {
+        let mut options = broker.options(2, Version::V5);
+        options.maximum_packet_size = 64;
+        let (client, incoming, _) = client::connect(&options).await.unwrap();
+        (client, incoming)
+    };
+    small.subscribe(&[("t/large", at)]).await.unwrap();
+    client.publish(&Message::new("t/large", "x".repeat(100), QoS::AtLeastOnce)).await.unwrap();
+    await_until(DEADLINE, "a message that is too large", async || {
+        let text = metrics(&broker).await;
+        let lost = |cause: &str| value(&text, &format!("mqtt_messages_dropped_total{{cause=\"{cause}\"}}"));
+        let causes = ["slow", "queue_full", "refused", "memory", "revoked", "session_ended"];
+        if lost("too_large") == Some(1.0) && causes.iter().all(|cause| lost(cause) == Some(0.0)) {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_follows_the_denies_is_told_of_the_next_one_and_of_no_other() {
     let broker = Broker::start();
     let (one, _incoming) = broker.connect(1, Version::V5).await;
@@ -197,26 +266,99 @@ async fn sys_tells_how_many_were_let_in_and_denied_to_whom_a_rule_allows_it() {
     assert_eq!(seen, expected);
 }
 
+/// What a raw client of 5.0 with these properties is answered to a CONNECT without words and a SUBSCRIBE to these filters.
+async fn subscribe_raw(
+    broker: &Broker,
+    properties: ConnectProperties<'_>,
+    filters: &[&str],
+) -> (Vec<u8>, Option<String>) {
+    let mut raw = tokio::net::TcpStream::connect(broker.address()).await.unwrap();
+    let connect = Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive: 60,
+        client_id: "u1",
+        username: Some("u1"),
+        password: Some(PASSWORD),
+        will: None,
+        properties,
+    };
+    let filters = filters.iter().map(|filter| (*filter, SubscriptionOptions::default())).collect();
+    let subscribe = Subscribe { packet_id: PacketId::MIN, properties: SubscribeProperties::default(), filters };
+    let mut bytes = Vec::new();
+    codec::encode(&Packet::Connect(Box::new(connect)), Version::V5, &mut bytes);
+    codec::encode(&Packet::Subscribe(subscribe), Version::V5, &mut bytes);
+    raw.write_all(&bytes).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        if let Some(length) = codec::packet_length(&seen, u32::MAX).unwrap().filter(|length| *length <= seen.len()) {
+            if let Packet::SubAck(ack) = codec::decode_from_server(&seen[..length], Version::V5).unwrap() {
+                let codes = ack.codes.iter().map(|code| code.0).collect();
+                return (codes, ack.properties.reason_string.map(str::to_owned));
+            }
+            seen.drain(..length);
+            continue;
+        }
+        let read = tokio::time::timeout(DEADLINE, raw.read_buf(&mut seen)).await.expect("SUBACK in time").unwrap();
+        assert!(read > 0, "no SUBACK");
+    }
+}
+
+/// 5.0 [MQTT-3.1.2-29, MQTT-3.9.2-1].
+#[tokio::test]
+async fn suback_says_why_a_filter_is_refused_to_who_wants_to_hear_it_and_has_room_for_it() {
+    let broker = Broker::with_quick_passwords(|_| {});
+    let filters = ["t/a", "elsewhere/+/temp", "t/b"];
+    let codes = vec![0, 0x87, 0];
+    let default = ConnectProperties::default;
+    let (seen, why) = subscribe_raw(&broker, default(), &filters).await;
+    let words = r#"no rule allows it: user rule 1 allows "t/#", "elsewhere/a/temp" is outside"#;
+    assert_eq!((&seen, why.as_deref()), (&codes, Some(words)));
+    let silent = ConnectProperties { request_problem_information: Some(false), ..default() };
+    assert_eq!(subscribe_raw(&broker, silent, &filters).await, (codes.clone(), None));
+    let exactly = 2 + 2 + 1 + 3 + words.len() as u32 + codes.len() as u32;
+    for (maximum, told) in [(exactly - 1, false), (exactly, true)] {
+        let small = ConnectProperties { maximum_packet_size: Some(maximum), ..default() };
+        let (seen, why) = subscribe_raw(&broker, small, &filters).await;
+        assert_eq!((seen, why.is_some()), (codes.clone(), told), "{maximum}");
+    }
+    assert_eq!(subscribe_raw(&broker, default(), &["t/a"]).await, (vec![0], None));
+}
+
 /// A broker as a process that logs JSON at the most verbose level, from documents that [`write_etc`] made.
 struct Logged {
-    _etc: tempfile::TempDir,
+    etc: tempfile::TempDir,
     address: String,
+    websocket: String,
+    bridge: String,
+    admin: String,
     process: Watched,
 }
+
+/// The bridge's password of [`Logged`], and the key of its users of HS256.
+const BRIDGE_PASSWORD: &str = "carries-telemetry-4711";
 
 impl Logged {
     fn start() -> Self {
         let etc = tempfile::tempdir().unwrap();
-        let [port, admin] = free_ports();
+        let [port, websocket, bridge, admin] = free_ports();
         write_etc(etc.path(), |config| {
             config.listeners[0].port = port;
+            config.listeners.push(Listener::new("ws", Protocol::Ws, (Ipv4Addr::LOCALHOST, websocket).into()));
+            config.bridge =
+                Some(BridgeAccess { listen: (Ipv4Addr::LOCALHOST, bridge).into(), topics: vec!["t/#".into()] });
             config.admin.set_port(admin);
         });
+        let files = Etc(etc.path().to_owned());
+        std::fs::create_dir_all(files.bridge_password().parent().unwrap()).unwrap();
+        std::fs::write(files.bridge_password(), BRIDGE_PASSWORD).unwrap();
+        std::fs::write(files.jwks(), PrivateKeys { keys: vec![signing_key(), shared_key()] }.public()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
         command.arg("--etc").arg(etc.path()).env("LOG_FORMAT", "json").env("RUST_LOG", "trace");
         let process = Watched::spawn(command);
         process.line_with("\"listening\"");
-        Self { _etc: etc, address: format!("127.0.0.1:{port}"), process }
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        Self { etc, address: at(port), websocket: at(websocket), bridge: at(bridge), admin: at(admin), process }
     }
 
     /// The line of the audit log about this client with this event, as soon as there is one.
@@ -229,6 +371,134 @@ impl Logged {
             found.iter().find(|line| line["client_id"] == client_id).cloned().ok_or(found)
         })
         .await
+    }
+}
+
+/// A key whose secret the broker has too.
+fn shared_key() -> PrivateKey {
+    generate(Algorithm::Hs256, &[6; 48]).unwrap()
+}
+
+/// A WebSocket request with a token, and a CONNECT in the first frame.
+async fn connect_with_bearer(address: &str, token: &str) {
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let connect = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3C\x00\x05ws-id";
+    // Masked with zeros, as if it were not.
+    let mut frame = vec![0x82, 0x80 | connect.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(connect);
+    socket.write_all(&frame).await.unwrap();
+    let mut answer = [0; 512];
+    let mut seen = Vec::new();
+    while !seen.windows(2).any(|it| it == b"\x20\x02") {
+        let read = tokio::time::timeout(DEADLINE, socket.read(&mut answer)).await.unwrap().unwrap();
+        assert!(read > 0, "no CONNACK: {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&answer[..read]);
+    }
+}
+
+/// One CONNECT of 5.0 with a token in AUTH's properties.
+async fn connect_with_method(address: &str, token: &str) {
+    let mut raw = tokio::net::TcpStream::connect(address).await.unwrap();
+    let properties = ConnectProperties {
+        authentication_method: Some("JWT"),
+        authentication_data: Some(token.as_bytes()),
+        ..ConnectProperties::default()
+    };
+    let connect = Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive: 60,
+        client_id: "auth",
+        username: None,
+        password: None,
+        will: None,
+        properties,
+    };
+    let mut bytes = Vec::new();
+    codec::encode(&Packet::Connect(Box::new(connect)), Version::V5, &mut bytes);
+    raw.write_all(&bytes).await.unwrap();
+    raw.read_exact(&mut [0; 4]).await.unwrap();
+}
+
+/// Each way in which a credential reaches the broker, with good ones and with wrong ones. Answers all secrets.
+async fn present_every_credential(broker: &Logged) -> Vec<String> {
+    let stranger = generate(Algorithm::EdDsa, &[8; 48]).unwrap();
+    let good = issue(&signing_key(), &claims());
+    let shared = issue(&shared_key(), &claims());
+    let expired = issue(&signing_key(), &Claims { iat: unix_seconds() - 60, exp: unix_seconds() - 5, ..claims() });
+    let forged = issue(&stranger, &claims());
+    let wrong = "a-guess-of-somebody-0815";
+    let tokens = [&good, &shared, &expired, &forged];
+    for version in [Version::V311, Version::V5] {
+        let attempt = async |mut options: Options| {
+            options.version = version;
+            // Whether it is let in is not the question here.
+            if let Ok((client, _incoming, _)) = client::connect(&options).await {
+                let topic = format!("elsewhere/{}", String::from_utf8_lossy(options.password.as_ref().unwrap()));
+                let _ = client.publish(&Message::new(topic, "x", QoS::AtLeastOnce)).await;
+            }
+        };
+        attempt(with_password(&broker.address, "p0", "u1", PASSWORD)).await;
+        attempt(with_password(&broker.address, "p1", "u1", wrong.as_bytes())).await;
+        for (n, token) in tokens.iter().enumerate() {
+            attempt(with_password(&broker.address, &format!("t{n}"), "dev1", token.as_bytes())).await;
+            // Some clients put it there.
+            attempt(with_password(&broker.address, token, token, b"")).await;
+            attempt(with_password(&broker.address, "t", token, wrong.as_bytes())).await;
+        }
+        attempt(with_password(&broker.bridge, "bridge", "system:bridge", BRIDGE_PASSWORD.as_bytes())).await;
+        attempt(with_password(&broker.bridge, "bridge", "system:bridge", wrong.as_bytes())).await;
+    }
+    for token in tokens {
+        connect_with_bearer(&broker.websocket, token).await;
+        connect_with_method(&broker.address, token).await;
+    }
+    let admin = Broker::admin_token();
+    for token in [&admin, &good, &forged] {
+        let request = reqwest::Client::new().get(format!("http://{}/api/v1/denies", broker.admin));
+        request.bearer_auth(token).send().await.unwrap();
+    }
+    let users: Value = serde_json::from_slice(&std::fs::read(Etc(broker.etc.path().into()).users()).unwrap()).unwrap();
+    let jwks: Value = serde_json::from_slice(&std::fs::read(Etc(broker.etc.path().into()).jwks()).unwrap()).unwrap();
+    let hash = users["users"][0]["hash"].as_str().unwrap().to_owned();
+    let shared = jwks["keys"].as_array().unwrap().iter().find_map(|key| key["k"].as_str()).unwrap().to_owned();
+    let digest = hash.rsplit('$').next().unwrap().to_owned();
+    let mut secrets = vec![hash, digest, shared, BRIDGE_PASSWORD.into(), wrong.into()];
+    secrets.push(String::from_utf8(PASSWORD.to_vec()).unwrap());
+    for token in tokens.into_iter().chain([&admin]) {
+        // Its claims are no secret, and nobody's business either.
+        secrets.extend(token.split('.').skip(1).map(str::to_owned));
+    }
+    secrets
+}
+
+#[tokio::test]
+async fn no_secret_is_in_logs_metrics_reports_or_denies_at_the_most_verbose_level() {
+    let broker = Logged::start();
+    let secrets = present_every_credential(&broker).await;
+    // Who says nothing at all is only worth a line of the most verbose kind.
+    drop(tokio::net::TcpStream::connect(&broker.address).await.unwrap());
+    broker.process.line_with("\"level\":\"DEBUG\"");
+    broker.audit("connect", "p1").await;
+    let client = reqwest::Client::new();
+    let mut said = broker.process.lines();
+    for path in ["metrics", "api/v1/report", "api/v1/denies?limit=1000", "api/v1/sessions?limit=1000", "api/v1/keys"] {
+        let answer = client.get(format!("http://{}/{path}", broker.admin)).bearer_auth(Broker::admin_token());
+        let answer = answer.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        said.push(answer.text().await.unwrap());
+    }
+    for secret in &secrets {
+        assert!(secret.len() > 10);
+        for line in &said {
+            assert!(!line.contains(secret.as_str()), "{secret} is in {line}");
+        }
     }
 }
 

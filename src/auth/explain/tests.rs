@@ -25,7 +25,8 @@ fn token(rules: Value, groups: &[&str], claims: Value) -> Identity {
         username: None,
         client_ids: Vec::new(),
         groups: groups.iter().map(ToString::to_string).collect(),
-        rules: policy::compile("acl", &serde_json::from_value::<Vec<_>>(rules).unwrap()).unwrap(),
+        rules: policy::compile("acl", &serde_json::from_value::<Vec<_>>(rules).unwrap(), crate::auth::Layer::Token)
+            .unwrap(),
         claims: serde_json::from_value::<Map<String, Value>>(claims).unwrap(),
     };
     Identity {

@@ -10,6 +10,21 @@ use crate::mqtt::packet::{
 };
 use crate::mqtt::property::{AuthProperties, PublishProperties};
 
+/// A packet of 5.0 that may carry words for people: with them where it is then not larger than the client accepts, else
+/// without; nothing if even that is too large `[MQTT-3.1.2-24, 3.2.2-19, 3.14.2-3]`.
+pub fn encode_with_words<'a>(
+    words: Option<&'a str>,
+    maximum: usize,
+    packet: impl Fn(Option<&'a str>) -> Packet<'a>,
+) -> Vec<u8> {
+    let encoded = |words| {
+        let mut bytes = Vec::new();
+        encode(&packet(words), Version::V5, &mut bytes);
+        Some(bytes).filter(|bytes| bytes.len() <= maximum)
+    };
+    encoded(words).or_else(|| encoded(None)).unwrap_or_default()
+}
+
 /// Appends `packet`. Below 5.0 properties and reason codes are left out or mapped to what the version has; AUTH, which
 /// no earlier version has, is then not written at all.
 pub fn encode(packet: &Packet<'_>, version: Version, out: &mut Vec<u8>) {

@@ -12,7 +12,7 @@ mod reader;
 mod tests;
 
 pub use decode::{connect_version, decode, decode_from_server, decode_limited};
-pub use encode::{encode, encode_publish, encode_publish_head, publish_length};
+pub use encode::{encode, encode_publish, encode_publish_head, encode_with_words, publish_length};
 
 use super::Violation;
 

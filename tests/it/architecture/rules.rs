@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "src/broker/issuers/pace.rs",
     "src/broker/limiter.rs",
     "src/broker/proxy.rs",
+    "src/broker/validity.rs",
     "src/broker/router.rs",
     "src/broker/upgrade.rs",
     "src/operator/build/",

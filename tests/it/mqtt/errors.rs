@@ -89,7 +89,10 @@ fn a_request_that_is_denied_does_not_end_the_connection() {
     each_version(|version| {
         let mut wire = Wire::connect(&broker, version, "denied");
         let denied = if version == Version::V5 { 0x87 } else { 0x80 };
-        wire.ask(&subscribe(version, 5, "elsewhere", 2), &packet![0x90; [0, 5], no_props(version), denied]);
+        wire.send(&subscribe(version, 5, "elsewhere", 2));
+        // In 5.0 there are words between them, for people.
+        let suback = wire.expect_packet();
+        assert_eq!((&suback.body[..2], suback.body.last()), (&[0, 5][..], Some(&denied)));
         wire.send(&publish(version, 0x32, "elsewhere", 6, b""));
         assert_eq!(wire.expect_packet().body[..2], [0, 6]);
         wire.expect_nothing();

@@ -131,10 +131,9 @@ fn many_filters_have_one_answer_in_their_order() {
         // What no rule allows is refused without harm to the rest.
         let denied = if version == V5 { 0x87 } else { 0x80 };
         let filters = bytes!["t/a", 2, "elsewhere", 1, "t/b", 0, "t/a/#", 1, "#", 0, "t/a", 0];
-        wire.ask(
-            &packet![0x82; Be16(7), no_props(version), filters],
-            &suback(version, 0x90, 7, &[2, denied, 0, 1, denied, 0]),
-        );
+        wire.send(&packet![0x82; Be16(7), no_props(version), filters]);
+        let answer = wire.expect_packet().body;
+        assert_eq!((&answer[..2], &answer[answer.len() - 6..]), (&[0, 7][..], &[2, denied, 0, 1, denied, 0][..]));
         // The later one of the same filter holds; overlapping ones give the highest QoS.
         let mut from = Wire::connect(&broker, version, "from");
         published(&mut from, QOS_2, "t/b", b"b", 0);

@@ -139,9 +139,14 @@ async fn a_listener_without_a_certificate_turns_its_clients_away_until_it_has_on
         async || reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap();
     assert!(metrics().await.contains("mqtt_listener_serves{listener=\"mqtts\"} 0"), "{}", metrics().await);
     assert_eq!(reqwest::get(format!("http://{}/readyz", broker.admin())).await.unwrap().status(), 200);
+    let expiry = "mqtt_listener_certificate_expiry_seconds{listener=\"mqtts\"} ";
+    assert!(!metrics().await.contains(expiry));
 
     authority.server().write(&directory(&etc));
     await_until(DEADLINE, "a certificate", async || shown(address, &authority).await).await;
+    let text = metrics().await;
+    let left = text.lines().find_map(|line| line.strip_prefix(expiry)?.parse::<f64>().ok());
+    assert!(left.is_some_and(|seconds| seconds > 3600.0), "{text}");
     assert!(metrics().await.contains("mqtt_listener_serves{listener=\"mqtts\"} 1"), "{}", metrics().await);
 }
 
