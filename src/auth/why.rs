@@ -30,10 +30,11 @@ whys! {
     ReservedName "reserved_name",
     UnknownUser "unknown_user",
     WrongPassword "wrong_password",
-    /// The token cannot be read, its signature is wrong, or the broker's own keys cannot verify it.
+    /// The token cannot be read, or its signature cannot be verified.
     TokenInvalid "token_invalid",
-    /// The key that the token names is not among those of its issuer.
+    /// The key that the token names is not loaded.
     TokenKey "token_key",
+    TokenSignature "token_signature",
     /// The signature is right, and a claim is not what it must be.
     TokenClaims "token_claims",
     TokenExpired "token_expired",
