@@ -35,14 +35,15 @@ fn configure(rig: &Rig, sink: Sink) -> u16 {
     port
 }
 
-async fn fetch(port: u16, path: &str) -> Result<String, String> {
-    let response = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.map_err(|error| error.to_string())?;
+async fn fetch(rig: &Rig, port: u16, path: &str) -> Result<String, String> {
+    let request = reqwest::Client::new().get(format!("http://127.0.0.1:{port}{path}")).bearer_auth(rig.admin_token());
+    let response = request.send().await.map_err(|error| error.to_string())?;
     response.error_for_status().map_err(|error| error.to_string())?.text().await.map_err(|error| error.to_string())
 }
 
-async fn reported(port: u16, what: &str, wanted: impl Fn(&report::Bridge) -> bool) -> report::Bridge {
+async fn reported(rig: &Rig, port: u16, what: &str, wanted: impl Fn(&report::Bridge) -> bool) -> report::Bridge {
     await_until(LONG, what, async || {
-        let report: report::Bridge = serde_json::from_str(&fetch(port, "/api/v1/report").await?).unwrap();
+        let report: report::Bridge = serde_json::from_str(&fetch(rig, port, "/api/v1/report").await?).unwrap();
         if wanted(&report) { Ok(report) } else { Err(format!("{report:?}")) }
     })
     .await
@@ -54,12 +55,12 @@ async fn the_program_waits_for_its_document_and_takes_up_a_new_one() {
     let mut process = start(&rig);
     write(rig.etc.bridge(), &serde_json::json!("no JSON at all"));
     let port = configure(&rig, Sink::File { directory: rig.telemetry().join("one") });
-    let report = reported(port, "a bridge that works", |report| report.message.is_empty()).await;
+    let report = reported(&rig, port, "a bridge that works", |report| report.message.is_empty()).await;
     assert_eq!(report.received, 0);
-    assert_eq!(fetch(port, "/livez").await.as_deref(), Ok("ok\n"));
-    assert_eq!(fetch(port, "/readyz").await.as_deref(), Ok("ok\n"));
+    assert_eq!(fetch(&rig, port, "/livez").await.as_deref(), Ok("ok\n"));
+    assert_eq!(fetch(&rig, port, "/readyz").await.as_deref(), Ok("ok\n"));
     rig.publish(["1"]).await;
-    reported(port, "the first", |report| report.indexed == 1).await;
+    reported(&rig, port, "the first", |report| report.indexed == 1).await;
 
     let mut document = rig.document(Sink::File { directory: rig.telemetry().join("two") });
     document.admin.set_port(port);
@@ -74,7 +75,7 @@ async fn the_program_waits_for_its_document_and_takes_up_a_new_one() {
     })
     .await;
 
-    let metrics = fetch(port, "/metrics").await.unwrap();
+    let metrics = fetch(&rig, port, "/metrics").await.unwrap();
     for name in ["received_total", "indexed_total", "in_flight", "lag_seconds", "request_seconds_count"] {
         assert!(metrics.contains(&format!("mqtt_bridge_{name} ")), "{name} in {metrics}");
     }
@@ -96,10 +97,10 @@ async fn an_outage_with_large_messages_fills_no_memory() {
     let rig = Rig::start("large");
     let port = configure(&rig, elasticsearch("http://127.0.0.1:9"));
     let process = start(&rig);
-    reported(port, "a bridge that is connected", |report| report.state == BridgeState::Unreachable).await;
+    reported(&rig, port, "a bridge that is connected", |report| report.state == BridgeState::Unreachable).await;
     // 80 MB, each message of which is held twice, as it came and as a document.
     rig.publish((0..800).map(|_| vec![b'x'; 100_000])).await;
-    let report = reported(port, "some of it", |report| report.in_flight > 40).await;
+    let report = reported(&rig, port, "some of it", |report| report.in_flight > 40).await;
     let kilobytes = resident(&process);
     assert!(kilobytes < 70_000, "{kilobytes} kB, {report:?}");
 }
@@ -110,12 +111,12 @@ async fn no_message_that_was_acknowledged_is_missing_after_sigkill() {
     let directory = rig.telemetry();
     let port = configure(&rig, Sink::File { directory: directory.clone() });
     let process = start(&rig);
-    reported(port, "a bridge that works", |report| report.message.is_empty()).await;
+    reported(&rig, port, "a bridge that works", |report| report.message.is_empty()).await;
     drop(process);
     for round in 0..4_u64 {
         rig.publish((0..2000).map(|n| format!("{{\"n\":{}}}", round * 2000 + n))).await;
         let process = start(&rig);
-        reported(port, "messages", |report| report.received > 0).await;
+        reported(&rig, port, "messages", |report| report.received > 0).await;
         drop(process);
     }
     let _process = start(&rig);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mqtt_operator::auth::admin;
+use mqtt_operator::auth::key::PrivateKeys;
 use mqtt_operator::auth::rule::{Action, Permission, Rule};
 use mqtt_operator::auth::settings::{Anonymous, Settings};
 use mqtt_operator::bridge::{self, Counters};
@@ -19,9 +21,10 @@ use mqtt_operator::process::Shutdown;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::support::await_until;
+use crate::support::{await_until, signing_key, unix_seconds};
 
 pub const LONG: Duration = Duration::from_mins(1);
+const ISSUER: &str = "mqttbroker/it/rig";
 const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// The broker, and the files of both.
@@ -37,13 +40,9 @@ impl Rig {
     pub fn start(name: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let etc = Etc(directory.path().join("etc"));
-        // A broker wants at least one key; this is the example of RFC 8037, and no token is used here.
-        let key = json!({
-            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
-            "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
-            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
-        });
-        write(etc.jwks(), &json!({"keys": [key]}));
+        // No device has a token here; the admin port of the bridge wants one.
+        let keys = PrivateKeys { keys: vec![signing_key()] }.public();
+        write(etc.jwks(), &serde_json::from_str(&keys).unwrap());
         write(etc.users(), &serde_json::to_value(Users { format: FORMAT, users: Vec::new() }).unwrap());
         write(etc.bridge_password(), &json!("secret"));
         let running = broker::start(broker_document(name), etc.clone(), Shutdown::new()).unwrap();
@@ -55,7 +54,7 @@ impl Rig {
         Bridge {
             format: FORMAT,
             namespace: "it".into(),
-            issuer: String::new(),
+            issuer: ISSUER.into(),
             name: self.name.into(),
             broker: self.running.internal.unwrap(),
             admin: (LOOPBACK, 0).into(),
@@ -64,6 +63,11 @@ impl Rig {
             dead_letters: self.dead_letters(),
             sink,
         }
+    }
+
+    /// A token that opens the admin port of the bridge.
+    pub fn admin_token(&self) -> String {
+        admin::mint(&signing_key(), ISSUER, &admin::audience("it", self.name), "tests", unix_seconds())
     }
 
     /// Starts a bridge and waits until its subscription stands.
