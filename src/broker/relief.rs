@@ -49,7 +49,7 @@ async fn shorten(shared: &Shared, halvings: u32) -> u64 {
     let (_, mailboxes) = shared.registry.mailboxes();
     for (index, mailbox) in mailboxes.iter().enumerate() {
         let (messages, bytes) = memory::level().queue();
-        dropped += mailbox.shorten(messages >> halvings, bytes >> halvings) as u64;
+        dropped += mailbox.shorten(messages, bytes, halvings) as u64;
         if index % AT_ONCE == AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }

@@ -277,6 +277,9 @@ impl Device {
     /// Answers whether it was the CONNACK.
     fn handle(&mut self, packet: &Packet<'_>) -> bool {
         match packet {
+            // An earlier connection that was lost in its CONNECT may be seen after this one; then the broker closes this one,
+            // and the device comes again.
+            Packet::ConnAck(connack) if connack.code == ReasonCode::SERVER_UNAVAILABLE && self.connections > 1 => {}
             Packet::ConnAck(connack) => {
                 assert_eq!(connack.code, ReasonCode::SUCCESS);
                 assert!(connack.session_present || !self.known || self.version == Version::V31, "the session is gone");
