@@ -37,6 +37,7 @@ mod relief;
 mod replay;
 mod router;
 mod sessions;
+mod state;
 mod stream;
 mod sys;
 mod timers;
@@ -48,6 +49,7 @@ mod will;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -57,8 +59,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use crate::auth::Policy;
-use crate::config::broker::{Broker as Config, Limits};
-use crate::config::files::Etc;
+use crate::config::broker::{Broker as Config, Durability, Limits};
+use crate::config::files::{Etc, State};
 use crate::config::report;
 use crate::mqtt::ReasonCode;
 use crate::process::{self, Shutdown};
@@ -88,6 +90,11 @@ pub enum Error {
     Listen { name: String, address: SocketAddr, source: io::Error },
     #[error("cannot serve probes and metrics on {address}")]
     Admin { address: SocketAddr, source: io::Error },
+    #[error(
+        "cannot keep messages in {}, as durability {:?} asks for; make that directory writable, name another with \
+         --state, or ask for durability memory", .path.display(), .durability.as_str()
+    )]
+    State { path: PathBuf, durability: Durability, source: io::Error },
 }
 
 /// What all connections share.
@@ -232,16 +239,18 @@ pub struct Running {
     tasks: JoinSet<()>,
 }
 
-/// Serves as the documents below `etc` say until `shutdown`.
-pub async fn run(etc: Etc, shutdown: Shutdown) -> Result<(), Error> {
+/// Serves as the documents below `etc` say, and keeps what it has acknowledged below `state`, until `shutdown`.
+pub async fn run(etc: Etc, state: State, shutdown: Shutdown) -> Result<(), Error> {
     let config = documents::read_broker(&etc)?;
-    start(config, etc, shutdown.clone())?.wait().await;
+    start(config, etc, &state, shutdown.clone())?.wait().await;
     Ok(())
 }
 
 /// Binds all listeners and serves, on the runtime of the caller. Keys, password hashes and revocations are read below
-/// `etc` now, and again whenever they change; so is then the `auth` of `broker.json`.
-pub fn start(config: Config, etc: Etc, shutdown: Shutdown) -> Result<Running, Error> {
+/// `etc` now, and again whenever they change; so is then the `auth` of `broker.json`. Without durability nothing is
+/// written below `state`.
+pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Result<Running, Error> {
+    state::prepare(config.durability(), state)?;
     let issuers = Issuers::new();
     let files = Files::read(&etc);
     let policy = files.policy(&config.auth, config.bridge.as_ref(), &etc, &issuers)?;

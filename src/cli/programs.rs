@@ -7,7 +7,7 @@ use clap::Parser;
 
 use super::{block_on, exit};
 use crate::broker as room;
-use crate::config::files::{Etc, etc_in_pod};
+use crate::config::files::{Etc, State, etc_in_pod, state_in_pod};
 use crate::process::{logs, shutdown};
 
 /// The MQTT server of one MqttBroker.
@@ -19,12 +19,15 @@ struct Broker {
     /// The directory of the documents.
     #[arg(long, value_name = "DIR", env = "MQTT_ETC", default_value_os_t = etc_in_pod().to_owned())]
     etc: PathBuf,
+    /// The directory of what it keeps: messages that it has acknowledged, sessions, fetched keys of other issuers.
+    #[arg(long, value_name = "DIR", env = "MQTT_STATE", default_value_os_t = state_in_pod().to_owned())]
+    state: PathBuf,
 }
 
 /// `mqtt-broker`.
 pub fn broker() -> ExitCode {
     let flags = Broker::parse();
     logs::init(logs::Format::detect());
-    let serve = async { Ok(room::run(Etc(flags.etc), shutdown::signal()?).await?) };
+    let serve = async { Ok(room::run(Etc(flags.etc), State(flags.state), shutdown::signal()?).await?) };
     exit("mqtt-broker", block_on(serve))
 }

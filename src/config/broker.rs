@@ -22,10 +22,69 @@ pub struct Broker {
     pub auth: Settings,
     #[serde(default)]
     pub limits: Limits,
+    /// How sessions, queues and retained messages are kept; absent, they are in memory and end with the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// What the bridge may subscribe to; absent without telemetry, and then nobody is `system:bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<BridgeAccess>,
 }
+
+impl Broker {
+    /// What is promised of an acknowledged message.
+    pub fn durability(&self) -> Durability {
+        self.storage.map_or(Durability::Memory, |storage| storage.durability)
+    }
+}
+
+/// How sessions, queues and retained messages are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Storage {
+    pub durability: Durability,
+    /// Bytes that may be taken of the volume.
+    pub size: u64,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { durability: Durability::Fsync, size: DEFAULT_STORAGE }
+    }
+}
+
+/// What is promised of an acknowledged message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It outlives the machine's loss of power.
+    #[default]
+    Fsync,
+    /// It outlives the process; a loss of power may cost the last second.
+    Async,
+    /// It ends with the process.
+    Memory,
+}
+
+impl Durability {
+    /// Whether a directory is needed.
+    pub fn is_durable(self) -> bool {
+        self != Self::Memory
+    }
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Async => "async",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// Bytes of storage where nothing else is asked for.
+pub const DEFAULT_STORAGE: u64 = 1 << 30;
+/// Bytes that may wait for the bridge where nothing else is asked for.
+pub const DEFAULT_BUFFER: u64 = 1 << 30;
 
 /// A socket that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +187,13 @@ pub enum ClientCertificates {
 pub struct BridgeAccess {
     pub listen: SocketAddr,
     pub topics: Vec<String>,
+    /// Bytes that may wait for the bridge; then publishers wait.
+    #[serde(default = "default_buffer")]
+    pub buffer: u64,
+}
+
+fn default_buffer() -> u64 {
+    DEFAULT_BUFFER
 }
 
 /// `users.json`.

@@ -76,6 +76,20 @@ impl Etc {
     }
 }
 
+/// The directory of what a broker keeps: what it has acknowledged, and the keys of other issuers that it has fetched.
+#[derive(Clone, Debug)]
+pub struct State(pub PathBuf);
+
+impl State {
+    /// The mount point in a pod.
+    pub const IN_POD: &str = STATE_IN_POD;
+
+    /// Sessions, queues and retained messages.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+}
+
 /// The document with the issuer and the keys of the ServiceAccounts of the cluster.
 pub const SERVICE_ACCOUNTS: &str = "service-accounts.json";
 
@@ -85,4 +99,9 @@ pub const STATE_IN_POD: &str = "/var/lib/mqtt";
 /// `etc` as a default for flags.
 pub fn etc_in_pod() -> &'static Path {
     Path::new(Etc::IN_POD)
+}
+
+/// As [`etc_in_pod`], for what is kept.
+pub fn state_in_pod() -> &'static Path {
+    Path::new(State::IN_POD)
 }

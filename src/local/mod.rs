@@ -136,8 +136,9 @@ fn localise(plan: &mut Plan, home: &Home, options: &Options) -> Result<(), Error
         listener.address = options.bind;
     }
     plan.broker.admin = address::ANY_PORT;
+    plan.broker.storage.get_or_insert_default();
     if let Some(cache) = &mut plan.broker.auth.issuers_cache {
-        *cache = home.lib().join("issuers");
+        *cache = home.lib().0.join("issuers");
     }
     let (Some(bridge), Some(access)) = (&mut plan.bridge, &mut plan.broker.bridge) else { return Ok(()) };
     (bridge.admin, access.listen) = (address::ANY_PORT, address::ANY_PORT);

@@ -52,7 +52,7 @@ fn carry(etc: Etc, config: bridge_config::Bridge, shutdown: Shutdown) -> Carryin
 /// Starts what the options ask for. Returns when clients can connect.
 pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Error> {
     let Prepared { mut plan, home, mut lock, credentials, keys } = prepare(options)?;
-    let broker = broker::start(plan.broker.clone(), home.etc(), shutdown.clone())?;
+    let broker = broker::start(plan.broker.clone(), home.etc(), &home.lib(), shutdown.clone())?;
     if let (Some(bridge), Some(internal)) = (&mut plan.bridge, broker.internal) {
         bridge.broker = internal;
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::config::files::Etc;
+use crate::config::files::{Etc, State};
 
 /// Where `up` keeps its state unless it is told otherwise, in the working directory.
 pub const DEFAULT: &str = ".mqtt";
@@ -85,8 +85,8 @@ impl Home {
     }
 
     /// What the broker keeps.
-    pub fn lib(&self) -> PathBuf {
-        self.path.join("lib")
+    pub fn lib(&self) -> State {
+        State(self.path.join("lib"))
     }
 
     /// The private keys, a JWK Set.
@@ -125,7 +125,7 @@ impl Home {
 
     /// Makes the directories. The state keeps itself out of version control.
     pub fn create(&self, state: &Path) -> Result<(), Error> {
-        for directory in [self.lib(), self.path.join("keys"), self.telemetry()] {
+        for directory in [self.lib().0, self.path.join("keys"), self.telemetry()] {
             create_directory(&directory).map_err(|source| Error::Write { path: directory, source })?;
         }
         let ignore = state.join(".gitignore");

@@ -154,9 +154,12 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         admin: everywhere(BROKER_ADMIN_PORT),
         auth: settings(&namespace, &name, spec)?,
         limits: limits::limits(spec)?,
-        bridge: bridge
-            .as_ref()
-            .map(|bridge| broker::BridgeAccess { listen: bridge.broker, topics: bridge.topics.clone() }),
+        storage: None,
+        bridge: bridge.as_ref().map(|bridge| broker::BridgeAccess {
+            listen: bridge.broker,
+            topics: bridge.topics.clone(),
+            buffer: broker::DEFAULT_BUFFER,
+        }),
     };
     Ok(Plan {
         users: users::of_spec(&names, &spec.auth.users)?,

@@ -10,7 +10,7 @@ use mqtt_operator::auth::rule::{Action, Permission, Rule};
 use mqtt_operator::auth::settings::Group;
 use mqtt_operator::auth::token::{Claims, issue};
 use mqtt_operator::client::{self, Message, Options};
-use mqtt_operator::config::broker::{BridgeAccess, Listener, Protocol};
+use mqtt_operator::config::broker::{BridgeAccess, DEFAULT_BUFFER, Listener, Protocol};
 use mqtt_operator::config::files::Etc;
 use mqtt_operator::mqtt::packet::{Connect, Packet, Subscribe, SubscriptionOptions};
 use mqtt_operator::mqtt::property::{ConnectProperties, SubscribeProperties};
@@ -345,8 +345,11 @@ impl Logged {
         write_etc(etc.path(), |config| {
             config.listeners[0].port = port;
             config.listeners.push(Listener::new("ws", Protocol::Ws, (Ipv4Addr::LOCALHOST, websocket).into()));
-            config.bridge =
-                Some(BridgeAccess { listen: (Ipv4Addr::LOCALHOST, bridge).into(), topics: vec!["t/#".into()] });
+            config.bridge = Some(BridgeAccess {
+                listen: (Ipv4Addr::LOCALHOST, bridge).into(),
+                topics: vec!["t/#".into()],
+                buffer: DEFAULT_BUFFER,
+            });
             config.admin.set_port(admin);
         });
         let files = Etc(etc.path().to_owned());

@@ -14,7 +14,7 @@ use mqtt_operator::auth::{admin, password};
 use mqtt_operator::broker::{self, Running};
 use mqtt_operator::client::{self, Client, Incoming, Options};
 use mqtt_operator::config::broker::{Broker as Config, Limits, Listener, Protocol, UserHash, Users};
-use mqtt_operator::config::files::Etc;
+use mqtt_operator::config::files::{Etc, State};
 use mqtt_operator::config::{FORMAT, report};
 use mqtt_operator::mqtt::Version;
 use mqtt_operator::process::Shutdown;
@@ -32,6 +32,7 @@ pub struct Broker {
     running: Running,
     shutdown: Shutdown,
     etc: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 impl Broker {
@@ -62,8 +63,10 @@ impl Broker {
         write_documents(etc.path(), &config, hash);
         prepare(&Etc(etc.path().to_owned()));
         let shutdown = Shutdown::new();
-        let running = broker::start(config, Etc(etc.path().to_owned()), shutdown.clone()).unwrap();
-        Self { running, shutdown, etc }
+        let state = tempfile::tempdir().unwrap();
+        let (read, kept) = (Etc(etc.path().to_owned()), State(state.path().to_owned()));
+        let running = broker::start(config, read, &kept, shutdown.clone()).unwrap();
+        Self { running, shutdown, etc, state }
     }
 
     /// Serves a client on this socket, as if a listener had accepted it.
@@ -94,6 +97,11 @@ impl Broker {
     /// The directory of its documents.
     pub fn etc(&self) -> &Path {
         self.etc.path()
+    }
+
+    /// The directory of what it keeps, with a durability other than memory.
+    pub fn state(&self) -> &Path {
+        self.state.path()
     }
 
     /// Changes `broker.json` as the operator does, and waits until the broker has taken it up by itself.
@@ -200,6 +208,7 @@ fn config() -> Config {
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         auth: Settings { jwt, users: users.collect(), ..Settings::default() },
         limits: Limits::default(),
+        storage: None,
         bridge: None,
     }
 }

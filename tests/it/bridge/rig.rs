@@ -13,8 +13,8 @@ use mqtt_operator::broker::{self, Running};
 use mqtt_operator::client::{Client, Incoming, Message, Options, connect};
 use mqtt_operator::config::FORMAT;
 use mqtt_operator::config::bridge::{Bridge, Elasticsearch, Sink};
-use mqtt_operator::config::broker::{BridgeAccess, Broker, Limits, Listener, Protocol, Users};
-use mqtt_operator::config::files::Etc;
+use mqtt_operator::config::broker::{BridgeAccess, Broker, DEFAULT_BUFFER, Limits, Listener, Protocol, Users};
+use mqtt_operator::config::files::{Etc, State};
 use mqtt_operator::config::report::{self, BridgeState};
 use mqtt_operator::mqtt::{QoS, Version};
 use mqtt_operator::process::Shutdown;
@@ -39,13 +39,13 @@ impl Rig {
     /// A broker whose bridge may subscribe to `sensor/#`. `name` makes the data stream this test's own.
     pub fn start(name: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let etc = Etc(directory.path().join("etc"));
+        let (etc, state) = (Etc(directory.path().join("etc")), State(directory.path().join("lib")));
         // No device has a token here; the admin port of the bridge wants one.
         let keys = PrivateKeys { keys: vec![signing_key()] }.public();
         write(etc.jwks(), &serde_json::from_str(&keys).unwrap());
         write(etc.users(), &serde_json::to_value(Users { format: FORMAT, users: Vec::new() }).unwrap());
         write(etc.bridge_password(), &json!("secret"));
-        let running = broker::start(broker_document(name), etc.clone(), Shutdown::new()).unwrap();
+        let running = broker::start(broker_document(name), etc.clone(), &state, Shutdown::new()).unwrap();
         Self { etc, running, directory, name }
     }
 
@@ -134,7 +134,12 @@ fn broker_document(name: &str) -> Broker {
         auth: Settings { anonymous: Some(Anonymous { acl: vec![rule] }), ..Settings::default() },
         // An outage shall fill the bridge and not the queue behind it, which makes publishers wait.
         limits: Limits { max_queued_bytes: 1 << 30, ..Limits::default() },
-        bridge: Some(BridgeAccess { listen: (LOOPBACK, 0).into(), topics: vec!["sensor/#".into()] }),
+        storage: None,
+        bridge: Some(BridgeAccess {
+            listen: (LOOPBACK, 0).into(),
+            topics: vec!["sensor/#".into()],
+            buffer: DEFAULT_BUFFER,
+        }),
     }
 }
 

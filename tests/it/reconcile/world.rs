@@ -19,7 +19,7 @@ use mqtt_operator::api::{Condition, MqttBroker, MqttBrokerStatus};
 use mqtt_operator::bridge;
 use mqtt_operator::broker::{self, Running};
 use mqtt_operator::config;
-use mqtt_operator::config::files::Etc;
+use mqtt_operator::config::files::{Etc, State};
 use mqtt_operator::operator::{self, Options};
 use mqtt_operator::process::Shutdown;
 use serde::de::DeserializeOwned;
@@ -277,7 +277,8 @@ impl RunningPod {
         if let Some(bridge) = &mut config.bridge {
             bridge.listen = (ip, 0).into();
         }
-        let broker = broker::start(config, Etc(etc.path().into()), shutdown.clone()).unwrap();
+        let broker =
+            broker::start(config, Etc(etc.path().into()), &State(etc.path().join("state")), shutdown.clone()).unwrap();
         if let Some(internal) = broker.internal {
             run_bridge(Etc(etc.path().into()), internal, ip, shutdown.clone());
         }

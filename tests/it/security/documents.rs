@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use mqtt_operator::broker;
 use mqtt_operator::config::broker::{Listener, Protocol};
-use mqtt_operator::config::files::Etc;
+use mqtt_operator::config::files::{Etc, State};
 use mqtt_operator::process::Shutdown;
 
 use super::*;
@@ -75,20 +75,20 @@ fn class_09_a_broker_does_not_start_from_a_document_that_it_cannot_use() {
     let _entered = runtime().enter();
     let directory = tempfile::tempdir().unwrap();
     write_etc(directory.path(), |_| {});
-    let etc = Etc(directory.path().to_owned());
+    let (etc, state) = (Etc(directory.path().to_owned()), State(directory.path().join("state")));
     let config = || serde_json::from_slice(&std::fs::read(etc.broker()).unwrap()).unwrap();
     for path in [etc.users(), etc.jwks()] {
         let intact = std::fs::read(&path).unwrap();
         for broken in BROKEN {
             std::fs::write(&path, broken).unwrap();
-            broker::start(config(), etc.clone(), Shutdown::new()).expect_err(broken);
+            broker::start(config(), etc.clone(), &state, Shutdown::new()).expect_err(broken);
         }
         std::fs::remove_file(&path).unwrap();
-        broker::start(config(), etc.clone(), Shutdown::new()).expect_err("a missing document");
+        broker::start(config(), etc.clone(), &state, Shutdown::new()).expect_err("a missing document");
         std::fs::write(&path, intact).unwrap();
     }
     let stop = Shutdown::new();
-    broker::start(config(), etc.clone(), stop.clone()).expect("intact documents");
+    broker::start(config(), etc.clone(), &state, stop.clone()).expect("intact documents");
     stop.trigger();
 }
 

@@ -11,7 +11,7 @@ use mqtt_operator::auth::settings::{Anonymous, Jwt, Settings, User};
 use mqtt_operator::broker::{self, Running};
 use mqtt_operator::config::FORMAT;
 use mqtt_operator::config::broker::{Broker as Config, Limits, Listener, Protocol, UserHash, Users};
-use mqtt_operator::config::files::Etc;
+use mqtt_operator::config::files::{Etc, State};
 use mqtt_operator::process::Shutdown;
 use tokio::io::DuplexStream;
 
@@ -31,7 +31,8 @@ impl Broker {
         let config = config();
         write(documents.path(), &config);
         let shutdown = Shutdown::new();
-        let running = broker::start(config, Etc(documents.path().to_owned()), shutdown.clone()).expect("it starts");
+        let (read, kept) = (Etc(documents.path().to_owned()), State(documents.path().join("state")));
+        let running = broker::start(config, read, &kept, shutdown.clone()).expect("it starts");
         Self { running, shutdown, _documents: documents }
     }
 
@@ -82,6 +83,7 @@ fn config() -> Config {
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         auth: Settings { jwt, users, anonymous, ..Settings::default() },
         limits: Limits::default(),
+        storage: None,
         bridge: None,
     }
 }

@@ -1,0 +1,49 @@
+//! The directory of what is kept, looked at before anybody is served.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use super::Error;
+use crate::config::broker::Durability;
+use crate::config::files::State;
+
+/// Says why messages could not be kept in the directory, before one is acknowledged.
+pub fn prepare(durability: Durability, state: &State) -> Result<(), Error> {
+    if !durability.is_durable() {
+        return Ok(());
+    }
+    writable(&state.0).map_err(|source| Error::State { path: state.0.clone(), durability, source })
+}
+
+/// Makes the directory, and a file in it: permissions alone do not tell whether a volume is mounted read-only.
+fn writable(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let probe = directory.join(".writable");
+    OpenOptions::new().write(true).create(true).truncate(true).open(&probe)?;
+    fs::remove_file(&probe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_said_with_the_next_step() {
+        let directory = tempfile::tempdir().unwrap();
+        // Root may write anywhere, but nobody makes a directory below a file.
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let state = State(file.join("state"));
+        for durability in [Durability::Fsync, Durability::Async] {
+            let said = prepare(durability, &state).unwrap_err().to_string();
+            for part in [&*state.0.to_string_lossy(), durability.as_str(), "--state", "durability memory"] {
+                assert!(said.contains(part), "{said}");
+            }
+        }
+        prepare(Durability::Memory, &state).unwrap();
+        let state = State(directory.path().join("new"));
+        prepare(Durability::Fsync, &state).unwrap();
+        assert_eq!(fs::read_dir(&state.0).unwrap().count(), 0);
+    }
+}
