@@ -1,6 +1,7 @@
 //! A publication as the broker keeps it: one allocation for its bytes, shared by all its deliveries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory;
 use crate::mqtt::QoS;
@@ -10,6 +11,8 @@ use crate::mqtt::packet::Publish;
 /// A publication. Topic, encoded properties and payload stand one after the other in a single allocation.
 #[derive(Debug)]
 pub struct Message {
+    /// What the journal knows it by; 0 while it does not.
+    id: AtomicU64,
     bytes: Box<[u8]>,
     topic_length: usize,
     properties_length: usize,
@@ -33,6 +36,29 @@ pub struct Origin {
     pub received_at: u64,
 }
 
+/// A publication as the journal holds it. Lengths are as they were read: nothing is known of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored<'a> {
+    /// The journal's number for it; 0 for one that it does not know by a number.
+    pub id: u64,
+    /// Topic, properties and payload, one after the other.
+    pub bytes: &'a [u8],
+    pub topic_length: usize,
+    pub properties_length: usize,
+    pub qos: QoS,
+    pub retain: bool,
+    pub expires_at: Option<u64>,
+    pub origin: Option<StoredOrigin<'a>>,
+}
+
+/// An [`Origin`] as the journal holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredOrigin<'a> {
+    pub id: u128,
+    pub client_id: &'a str,
+    pub received_at: u64,
+}
+
 impl Message {
     /// Copies what `publish` borrows. `topic` stands in for the topic that an alias left empty.
     pub fn new(publish: &Publish<'_>, topic: &str, now: u64, origin: Option<Box<Origin>>) -> Self {
@@ -43,6 +69,7 @@ impl Message {
         let properties_length = bytes.len() - topic.len();
         bytes.extend_from_slice(publish.payload);
         let message = Self {
+            id: AtomicU64::new(0),
             bytes: bytes.into_boxed_slice(),
             topic_length: topic.len(),
             properties_length,
@@ -53,6 +80,68 @@ impl Message {
         };
         memory::count(message.cost());
         message
+    }
+
+    /// Makes a message again from what was stored of it; `None` where its parts do not fit.
+    pub fn restore(stored: Stored<'_>) -> Option<Self> {
+        let topic = stored.bytes.get(..stored.topic_length)?;
+        std::str::from_utf8(topic).ok()?;
+        if stored.properties_length > stored.bytes.len() - stored.topic_length {
+            return None;
+        }
+        let origin = stored.origin.map(|origin| {
+            let StoredOrigin { id, client_id, received_at } = origin;
+            Box::new(Origin { id, client_id: client_id.into(), received_at })
+        });
+        let message = Self {
+            id: AtomicU64::new(stored.id),
+            bytes: stored.bytes.into(),
+            topic_length: stored.topic_length,
+            properties_length: stored.properties_length,
+            qos: stored.qos,
+            retain: stored.retain,
+            expires_at: stored.expires_at,
+            origin,
+        };
+        memory::count(message.cost());
+        Some(message)
+    }
+
+    /// What is to be stored of it.
+    pub fn stored(&self) -> Stored<'_> {
+        let origin = self.origin.as_ref().map(|origin| StoredOrigin {
+            id: origin.id,
+            client_id: &origin.client_id,
+            received_at: origin.received_at,
+        });
+        Stored {
+            id: self.id.load(Ordering::Relaxed),
+            bytes: &self.bytes,
+            topic_length: self.topic_length,
+            properties_length: self.properties_length,
+            qos: self.qos,
+            retain: self.retain,
+            expires_at: self.expires_at,
+            origin,
+        }
+    }
+
+    /// The journal's number for it, which is `fresh` if it has none: from then on the journal is told its bytes once,
+    /// and afterwards only this number. Of several threads that ask at the same time all get the same one.
+    pub fn id(&self, fresh: impl FnOnce() -> u64) -> u64 {
+        match self.id.load(Ordering::Relaxed) {
+            0 => {
+                let fresh = fresh();
+                // Nothing else is published with the number, so no ordering is needed.
+                self.id.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|id| id, |_| fresh)
+            }
+            id => id,
+        }
+    }
+
+    /// Whether the journal has a number for it.
+    pub fn journaled(&self) -> bool {
+        self.id.load(Ordering::Relaxed) != 0
     }
 
     /// The topic name.
@@ -113,4 +202,52 @@ fn properties_hint(publish: &Publish<'_>) -> usize {
     user + p.content_type.map_or(0, |t| t.len() + 3)
         + p.response_topic.map_or(0, |t| t.len() + 3)
         + p.correlation_data.map_or(0, |d| d.len() + 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::property::PublishProperties;
+
+    #[test]
+    fn a_message_is_made_again_from_what_was_stored_of_it() {
+        let properties =
+            PublishProperties { content_type: Some("text/plain"), message_expiry: Some(2), ..Default::default() };
+        let publish = Publish {
+            dup: false,
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            topic: "",
+            packet_id: None,
+            properties,
+            payload: b"warm",
+        };
+        let origin = Origin { id: 7, client_id: "sensor".into(), received_at: 1000 };
+        let message = Message::new(&publish, "a/b", 1000, Some(Box::new(origin)));
+        assert!(!message.journaled());
+        assert_eq!((message.id(|| 5), message.id(|| 6)), (5, 5), "a number is given once");
+        let again = Message::restore(message.stored()).unwrap();
+        assert_eq!(again.stored(), message.stored());
+        assert_eq!((again.topic(), again.payload(), again.expires_at), ("a/b", &b"warm"[..], Some(3000)));
+        assert!(again.journaled());
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_make_no_message() {
+        let stored = Stored {
+            id: 1,
+            bytes: b"\xFFbc",
+            topic_length: 1,
+            properties_length: 0,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+            origin: None,
+        };
+        assert!(Message::restore(stored).is_none(), "the topic is not text");
+        let text = Stored { bytes: b"abc", ..stored };
+        assert!(Message::restore(Stored { topic_length: 4, ..text }).is_none());
+        assert!(Message::restore(Stored { properties_length: 3, ..text }).is_none());
+        assert!(Message::restore(Stored { properties_length: 2, ..text }).is_some());
+    }
 }

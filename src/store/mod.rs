@@ -6,6 +6,7 @@
 
 pub mod inbound;
 pub mod inflight;
+pub mod journal;
 pub mod memory;
 pub mod message;
 pub mod queue;
@@ -14,7 +15,7 @@ pub mod sessions;
 
 pub use inbound::{Arrival, Inbound};
 pub use inflight::{Inflight, Sent};
-pub use message::{Message, Origin};
+pub use message::{Message, Origin, Stored, StoredOrigin};
 pub use queue::{Delivery, Full, Limits, Queue, Via};
 pub use retained::{Cursor, NotRetained, Retained, Room};
 pub use sessions::{Sessions, StoredSession, Subscription};
