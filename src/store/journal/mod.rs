@@ -252,6 +252,11 @@ impl Journal {
         position
     }
 
+    /// The same for what nobody waits for.
+    pub fn append_lazily(&self, records: &mut Records) -> Position {
+        self.append(records)
+    }
+
     /// The position up to which everything is kept.
     pub fn durable(&self) -> Position {
         self.0.durable.load(Ordering::Acquire)

@@ -79,9 +79,11 @@ pub enum Record<'a> {
         key: u64,
         id: PacketId,
     },
-    /// The topic retains nothing any more.
+    /// The topic retains nothing any more, unless it is a message with a greater number: what is retained is decided by
+    /// numbers, because publishers may append in another order.
     Unretained {
         topic: &'a str,
+        id: u64,
     },
     /// A delivery outside the queue, sent before the queue's `before`.
     Extra {
@@ -302,8 +304,11 @@ impl Records {
         });
     }
 
-    pub fn unretained(&mut self, topic: &str) {
-        self.frame(kind::UNRETAINED, |out| text(out, topic));
+    pub fn unretained(&mut self, topic: &str, id: u64) {
+        self.frame(kind::UNRETAINED, |out| {
+            text(out, topic);
+            number(out, id);
+        });
     }
 
     /// A delivery outside the queue, sent before the queue's `before`: of a message that the journal knows, by its
@@ -608,7 +613,7 @@ pub fn decode(payload: &[u8]) -> Option<Record<'_>> {
         kind::QUEUED => Record::Queued { message: read_number(input)?, targets: read_targets(input)? },
         kind::INBOUND => Record::Inbound { key: read_number(input)?, id: read_packet_id(input)? },
         kind::RELEASED => Record::Released { key: read_number(input)?, id: read_packet_id(input)? },
-        kind::UNRETAINED => Record::Unretained { topic: read_text(input)? },
+        kind::UNRETAINED => Record::Unretained { topic: read_text(input)?, id: read_number(input)? },
         kind::EXTRA => read_extra(input)?,
         kind::RECEIVED => Record::Received { key: read_number(input)?, seq: read_number(input)?.rotate_right(1) },
         kind::DONE => Record::Done { key: read_number(input)?, seqs: read_seqs(input)? },

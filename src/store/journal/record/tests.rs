@@ -133,8 +133,8 @@ proptest! {
         records.released(key, id);
         prop_assert_eq!(only(&records), Record::Released { key, id });
         records.clear();
-        records.unretained(&client_id);
-        prop_assert_eq!(only(&records), Record::Unretained { topic: &client_id });
+        records.unretained(&client_id, 300);
+        prop_assert_eq!(only(&records), Record::Unretained { topic: &client_id, id: 300 });
         records.clear();
         records.received(key, number);
         prop_assert_eq!(only(&records), Record::Received { key, seq: number });
