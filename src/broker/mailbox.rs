@@ -336,10 +336,10 @@ impl Mailbox {
     }
 
     /// Drops what waits beyond these messages or bytes, oldest first, if that is how its queue gives way. The bounds are
-    /// halved so many times; for a connected client, which takes what waits or is disconnected soon, no more than twice.
+    /// halved so many times while the client is away: one that is connected takes what waits, or is disconnected soon.
     pub fn shorten(&self, messages: usize, bytes: usize, halvings: u32) -> usize {
         let mut inner = self.lock();
-        let halvings = if inner.state == State::Connected { halvings.min(2) } else { halvings };
+        let halvings = if inner.state == State::Connected { 0 } else { halvings };
         let dropped = inner.queue.shorten(messages >> halvings, bytes >> halvings);
         inner.dropped += dropped as u64;
         dropped

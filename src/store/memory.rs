@@ -4,12 +4,19 @@
 //! buffers, sessions and subscriptions count what they allocate. Threads gather small changes and hand them over in
 //! lumps, so that counting is an addition to a number of the thread's own. The account is one for the process, because
 //! memory is.
+//!
+//! The machine gives more than is counted: pieces that were given back lie between others that are in use, and are of use
+//! only for what fits them. So of the memory that there is, [`SHARE`] may be held.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 /// Bytes that a thread gathers before it hands them over: how far the account may be off, for each thread.
 const LUMP: i64 = 64 * 1024;
+
+/// The part of the memory for clients that may be held, as numerator and denominator. What the process takes of the
+/// machine was seen at up to half more than what it holds, where large and small messages come and go.
+const SHARE: (u64, u64) = (2, 3);
 
 /// How scarce memory is. Each level does what the one before does, and more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,8 +118,13 @@ pub fn count(bytes: i64) {
 
 /// Sets the ceiling: `ceiling` bytes for the process, of which it uses `already` without any client.
 pub fn set_ceiling(ceiling: u64, already: u64) {
-    ACCOUNT.most.store(ceiling.saturating_sub(already), Ordering::Relaxed);
+    ACCOUNT.most.store(share(ceiling, already), Ordering::Relaxed);
     ACCOUNT.add(0);
+}
+
+/// What may be held so that the process stays below its ceiling.
+fn share(ceiling: u64, already: u64) -> u64 {
+    ceiling.saturating_sub(already) / SHARE.1 * SHARE.0
 }
 
 /// How scarce memory is.
@@ -184,6 +196,11 @@ mod tests {
             account.add(bytes);
             assert_eq!(account.level(), level, "at {}", account.held.load(Ordering::Relaxed));
         }
+    }
+
+    #[test]
+    fn two_thirds_of_what_the_process_leaves_may_be_held() {
+        assert_eq!([share(96 << 20, 6 << 20), share(100, 100), share(1, 2)], [60 << 20, 0, 0]);
     }
 
     #[test]
