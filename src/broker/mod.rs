@@ -47,6 +47,8 @@ mod validity;
 pub mod websocket;
 mod will;
 
+pub use issuers::kept_keys;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -8,13 +8,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::rules::{self, From, Rules};
+use super::rules::{self, From, Rules, Told};
 use super::target::Where;
 use super::token::{client_id, presented, when_valid};
 use super::{block_on, chain, now, say, token};
 use crate::auth::explain::{Explanation, Request, Verb as Wish, explain};
 use crate::auth::inspect::inspect;
-use crate::auth::{Identity, Refusal, Verdict};
+use crate::auth::{Identity, Refusal};
 use crate::mqtt::QoS;
 
 const EXPLAIN_EXAMPLES: &str = "Examples:
@@ -22,8 +22,8 @@ const EXPLAIN_EXAMPLES: &str = "Examples:
   mqttctl authz explain --user alice --client alice-phone publish home/door --qos 1 --retain
   mqttctl authz explain -f broker.yaml --anonymous subscribe '#'
 
-Exit code: 0 it is allowed, 1 it is denied, 2 it cannot be told. With -f there are no keys, and so
-a token is believed without its signature.";
+Exit code: 0 it is allowed, 1 it is denied, 2 it cannot be told, as with a token of an issuer whose
+keys only the broker fetches. With -f there are no keys, and so a token is believed without its signature.";
 
 const TEST_EXAMPLES: &str = "Examples:
   mqttctl authz test policy-tests.yaml -f broker.yaml
@@ -154,14 +154,27 @@ async fn tell(flags: Explain, wanted: &Where) -> anyhow::Result<u8> {
     };
     let request = Request { verb, topic, qos: level(qos)?, retain };
     let explanation = explain(&rules.policy, &asking.identity, &asking.client_id, request, now);
-    if let Some(refusal) = &asking.refused {
-        let Refusal { code, return_code, log, .. } = refusal;
-        say(format_args!("DENY connect  client={}: {log}", asking.client_id.escape_debug()))?;
-        say(format_args!("  sent: CONNACK {:#04x} (v5) | {return_code} (3.1.1)", code.0))?;
-        say("If it were let in:")?;
+    let client = asking.client_id.escape_debug();
+    match &asking.connects {
+        Connects::Yes => {}
+        Connects::No(Refusal { code, return_code, log, .. }) => {
+            say(format_args!("DENY connect  client={client}: {log}"))?;
+            say(format_args!("  sent: CONNACK {:#04x} (v5) | {return_code} (3.1.1)", code.0))?;
+            say("If it were let in:")?;
+        }
+        Connects::Unknown(words) => {
+            say(format_args!("CANNOT TELL connect  client={client}: {words}"))?;
+            say("If its signature is right:")?;
+        }
     }
     say(&explanation)?;
-    Ok(u8::from(asking.refused.is_some() || !explanation.is_allowed()))
+    Ok(match asking.connects {
+        Connects::Yes => u8::from(!explanation.is_allowed()),
+        Connects::No(_) => 1,
+        // What is denied whoever has signed it is denied.
+        Connects::Unknown(_) if !explanation.is_allowed() => 1,
+        Connects::Unknown(_) => 2,
+    })
 }
 
 fn level(qos: u8) -> anyhow::Result<QoS> {
@@ -177,12 +190,20 @@ fn level(qos: u8) -> anyhow::Result<QoS> {
 struct Asking {
     identity: Identity,
     client_id: String,
-    /// Why it would not even be let in.
-    refused: Option<Refusal>,
+    connects: Connects,
+}
+
+/// Whether a client would be let in.
+enum Connects {
+    Yes,
+    No(Refusal),
+    /// Why that cannot be told, and what to do.
+    Unknown(String),
 }
 
 fn asking(who: &Who, client: Option<String>, rules: &Rules, now: u64) -> anyhow::Result<Asking> {
-    let known = |identity, client_id: &str| Asking { identity, client_id: client_id.to_owned(), refused: None };
+    let known =
+        |identity, client_id: &str| Asking { identity, client_id: client_id.to_owned(), connects: Connects::Yes };
     if let Some(name) = &who.user {
         return Ok(known(user(name, rules)?, client.as_deref().unwrap_or(name)));
     }
@@ -193,23 +214,23 @@ fn asking(who: &Who, client: Option<String>, rules: &Rules, now: u64) -> anyhow:
     let claims = inspect(&token, &rules.settings.jwt.acl_claim, now).context("read the token")?.claims;
     let client_id = client.unwrap_or_else(|| client_id(&claims));
     let presented = presented(token.as_bytes(), &client_id);
-    let refused = if rules.has_keys {
-        match rules.policy.authenticate(&presented, now) {
-            Verdict::Accepted(identity) => return Ok(Asking { identity, client_id, refused: None }),
-            Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => refusal,
-            Verdict::CheckPassword(_) => bail!("the token is taken for a password"),
-        }
+    let told = if rules.has_keys {
+        rules.judge(&presented, &claims, now)?
     } else {
         eprintln!("mqttctl: there are no keys here, so the token's signature is not checked");
-        match rules.policy.assume(&claims, &presented, now) {
-            Ok(identity) => return Ok(Asking { identity, client_id, refused: None }),
-            Err(refusal) => refusal,
+        rules.policy.assume(&claims, &presented, now).map_or_else(Told::Refused, Told::Accepted)
+    };
+    let refused = match told {
+        Told::Accepted(identity) => return Ok(Asking { identity, client_id, connects: Connects::Yes }),
+        Told::Unknown { bearer, words } => {
+            return Ok(Asking { identity: bearer, client_id, connects: Connects::Unknown(words) });
         }
+        Told::Refused(refusal) => refusal,
     };
     // A token is most often asked about when it is refused; what its rules say is still worth knowing.
     let identity = rules.policy.assume(&claims, &presented, when_valid(&claims, now));
     let identity = identity.map_err(|worse| anyhow::anyhow!("{}: what it may do cannot be told", worse.log))?;
-    Ok(Asking { identity, client_id, refused: Some(refused) })
+    Ok(Asking { identity, client_id, connects: Connects::No(refused) })
 }
 
 fn user(name: &str, rules: &Rules) -> anyhow::Result<Identity> {

@@ -140,9 +140,9 @@ fn verify(flags: &token::VerifyArgs, wanted: &Where) -> ExitCode {
     let mut code = 2;
     let result = block_on(async {
         let rules = rules::of_target(&wanted.find().await?).await?;
-        let verified = token::verify(&token::read(&flags.token)?, flags.client_id.as_deref(), &rules, now()?)?;
-        code = u8::from(verified.is_err());
-        say(verified.unwrap_or_else(|refused| refused))
+        let (text, found) = token::verify(&token::read(&flags.token)?, flags.client_id.as_deref(), &rules, now()?)?;
+        code = found;
+        say(text)
     });
     match result {
         Ok(()) => ExitCode::from(code),

@@ -8,13 +8,15 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use serde_json::{Map, Value};
 
 use super::target::{Target, Where};
 use crate::api::{MqttBroker, MqttUser};
 use crate::auth::key::{KeySet, KeyStates};
 use crate::auth::revocations::Revocations;
 use crate::auth::settings::{IssuerKeys, Settings};
-use crate::auth::{Policy, Sources, issuer};
+use crate::auth::{Identity, Policy, Presented, Refusal, Sources, Verdict, issuer};
+use crate::broker::kept_keys;
 use crate::config::broker::Broker;
 use crate::config::files::SERVICE_ACCOUNTS;
 use crate::local::{self, state};
@@ -39,6 +41,54 @@ pub struct Rules {
     pub states: Option<KeyStates>,
 }
 
+/// Whether a token is accepted.
+pub enum Told<T> {
+    Accepted(T),
+    Refused(Refusal),
+    /// The broker fetches the keys of its issuer, and the one that it names is not known here.
+    Unknown {
+        /// Who it is for if its signature is right.
+        bearer: T,
+        /// Why it cannot be told, and the next step.
+        words: String,
+    },
+}
+
+impl Rules {
+    /// Whether the broker accepts this, with a token of these claims, at `now`.
+    pub fn judge(
+        &self,
+        presented: &Presented<'_>,
+        claims: &Map<String, Value>,
+        now: u64,
+    ) -> anyhow::Result<Told<Identity>> {
+        Ok(match self.policy.authenticate(presented, now) {
+            Verdict::Accepted(identity) => Told::Accepted(identity),
+            Verdict::Refused(refusal) => Told::Refused(refusal),
+            Verdict::CheckPassword(_) => bail!("the token is taken for a password"),
+            // Whatever else is wrong with it, its key does not make it right.
+            Verdict::UnknownKey { issuer, .. } => match self.policy.check_unsigned(claims, presented, now) {
+                Ok(bearer) => Told::Unknown { bearer, words: self.unknown(&issuer, presented.client_id) },
+                Err(refusal) => Told::Refused(refusal),
+            },
+        })
+    }
+
+    fn unknown(&self, issuer: &str, client_id: &str) -> String {
+        let keys = self.settings.issuers.iter().find(|it| it.issuer == issuer).map(|it| &it.keys);
+        let from = match keys {
+            Some(IssuerKeys::Url { url, .. }) => format!(" from {url}"),
+            _ => String::new(),
+        };
+        let client = client_id.escape_debug();
+        format!(
+            "the broker itself fetches the keys of {issuer:?}{from}, and the token's is not known here\n  \
+             next: connect with it, `mqttctl subscribe TOPIC --token-file FILE -i {client}`; if that is refused, \
+             `mqttctl denies --client {client}` says why"
+        )
+    }
+}
+
 /// Documents by their names.
 type Documents = BTreeMap<String, Vec<u8>>;
 
@@ -57,7 +107,7 @@ fn of_manifests(files: &[PathBuf], wanted: &Where) -> anyhow::Result<Rules> {
     let name = |object: &MqttBroker| object.metadata.name.clone().unwrap_or_default();
     brokers.retain(|object| wanted.broker.as_ref().is_none_or(|wanted| *wanted == name(object)));
     match brokers.as_slice() {
-        [object] => rules(settings(object, &users)?, None, &Documents::new(), None),
+        [object] => rules(settings(object, &users)?, None, None, &Documents::new(), None),
         [] => bail!("there is no such MqttBroker in these files"),
         several => {
             let names: Vec<String> = several.iter().map(name).collect();
@@ -83,7 +133,9 @@ pub async fn of_target(target: &Target) -> anyhow::Result<Rules> {
             let config: Broker = state::read_json(&etc.broker())?.context("the configuration is missing")?;
             let keys = directory(etc.jwks().parent().unwrap_or(&etc.0))?;
             let states = state::read(&home.key_states())?;
-            rules(config.auth, Some(&keys), &directory(&etc.revocations())?, states.as_deref().map(str::as_bytes))
+            let cache = config.auth.issuers_cache.clone();
+            let revocations = directory(&etc.revocations())?;
+            rules(config.auth, Some(&keys), cache.as_deref(), &revocations, states.as_deref().map(str::as_bytes))
         }
         Target::Cluster { client, namespace, name, object } => {
             let names = Names::new(name);
@@ -106,7 +158,8 @@ pub async fn of_target(target: &Target) -> anyhow::Result<Rules> {
             }
             let (private, revocations, public) = (found.pop().flatten(), found.pop().flatten(), found.pop().flatten());
             let states = private.as_ref().and_then(|data| data.get("state.json")).map(Vec::as_slice);
-            rules(settings, public.as_ref(), &revocations.unwrap_or_default(), states)
+            // What its pods have fetched is on their disks.
+            rules(settings, public.as_ref(), None, &revocations.unwrap_or_default(), states)
         }
     }
 }
@@ -123,10 +176,12 @@ fn directory(path: &Path) -> anyhow::Result<Documents> {
     Ok(documents)
 }
 
-/// Puts together what the broker does. Without the documents of keys no signature can be checked.
+/// Puts together what the broker does. Without the documents of keys no signature can be checked. `fetched` is where the
+/// broker keeps the keys that it has fetched of other issuers.
 fn rules(
     settings: Settings,
     keys: Option<&Documents>,
+    fetched: Option<&Path>,
     revocations: &Documents,
     states: Option<&[u8]>,
 ) -> anyhow::Result<Rules> {
@@ -135,8 +190,9 @@ fn rules(
     let has_keys = own.is_some();
     let issuers = settings.issuers.iter().map(|issuer| {
         let document = match &issuer.keys {
+            IssuerKeys::Url { .. } => return kept_keys(fetched?, issuer),
             IssuerKeys::Cluster => SERVICE_ACCOUNTS.to_owned(),
-            _ => format!("{}.json", issuer::file_stem(&issuer.issuer)),
+            IssuerKeys::Document => format!("{}.json", issuer::file_stem(&issuer.issuer)),
         };
         issuer::read_keys(issuer, keys?.get(&document)?).ok()
     });

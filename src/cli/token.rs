@@ -5,15 +5,15 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use ulid::Ulid;
 
-use super::rules::Rules;
+use super::rules::{Rules, Told};
 
 use crate::auth::explain::effective_rules;
 use crate::auth::inspect::inspect;
 use crate::auth::key::{KeyRecord, PrivateKey};
 use crate::auth::rule::{Action, Permission, QosSet, Rule};
 use crate::auth::settings::Jwt;
-use crate::auth::token::{self, Claims, Expected};
-use crate::auth::{Presented, Refusal, Verdict};
+use crate::auth::token::{self, Claims, Expected, TokenError};
+use crate::auth::{Presented, Refusal};
 
 /// What the token is to say.
 #[derive(Args, Clone, Debug)]
@@ -183,8 +183,8 @@ pub fn presented<'a>(token: &'a [u8], client_id: &'a str) -> Presented<'a> {
     Presented { method: Some("JWT"), data: Some(token), client_id, ..Presented::default() }
 }
 
-/// Whether the broker would accept a token at `now`: what it finds, and why not.
-pub fn verify(token: &str, client_id: Option<&str>, rules: &Rules, now: u64) -> anyhow::Result<Result<String, String>> {
+/// Whether the broker would accept a token at `now`: what it finds, or why not, and the exit code.
+pub fn verify(token: &str, client_id: Option<&str>, rules: &Rules, now: u64) -> anyhow::Result<(String, u8)> {
     let says = |refusal: Refusal| {
         let Refusal { code, return_code, log, .. } = refusal;
         format!("refused   {log}\nsent      CONNACK {:#04x} (v5) | {return_code} (3.1.1)", code.0)
@@ -192,22 +192,25 @@ pub fn verify(token: &str, client_id: Option<&str>, rules: &Rules, now: u64) -> 
     if !rules.has_keys {
         bail!("the public keys cannot be read, so the token cannot be verified");
     }
+    let claims = inspect(token, &rules.settings.jwt.acl_claim, now).map(|it| it.claims).unwrap_or_default();
     let client_id = match (client_id, rules.policy.verify_token(token.as_bytes(), now)) {
         (Some(id), _) => id.to_owned(),
         (None, Ok(verified)) => verified.client_ids().first().cloned().unwrap_or_else(|| verified.subject.clone()),
-        (None, Err(error)) => return Ok(Err(says(error.into()))),
+        (None, Err(TokenError::UnknownKey { .. })) => self::client_id(&claims),
+        (None, Err(error)) => return Ok((says(error.into()), 1)),
     };
-    Ok(match rules.policy.authenticate(&presented(token.as_bytes(), &client_id), now) {
-        Verdict::Accepted(identity) => {
+    Ok(match rules.judge(&presented(token.as_bytes(), &client_id), &claims, now)? {
+        Told::Accepted(identity) => {
             let expires = identity.expires_at.map(|at| token::duration(at.saturating_sub(now))).unwrap_or_default();
             let kid = identity.key_id().unwrap_or_default();
-            Ok(format!(
+            let text = format!(
                 "accepted  {} as client {client_id:?}\nkey       {kid}\nexpires   in {expires}",
                 identity.principal
-            ))
+            );
+            (text, 0)
         }
-        Verdict::Refused(refusal) | Verdict::UnknownKey { refusal, .. } => Err(says(refusal)),
-        Verdict::CheckPassword(_) => bail!("the token is taken for a password"),
+        Told::Refused(refusal) => (says(refusal), 1),
+        Told::Unknown { words, .. } => (format!("cannot tell: {words}"), 2),
     })
 }
 
@@ -260,9 +263,10 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::auth::KeySet;
     use crate::auth::key::{Algorithm, PrivateKeys, generate};
+    use crate::auth::revocations::{Entry, Revocations};
     use crate::auth::token::verify;
+    use crate::auth::{KeySet, Policy, Sources, settings};
 
     const NOW: u64 = 1_763_800_000;
 
@@ -334,6 +338,56 @@ mod tests {
         }
         let long = "x".repeat(9000);
         assert!(issued(&["--sub", "d", "--publish", &long]).unwrap_err().to_string().contains("longer than 8 KiB"));
+    }
+
+    #[test]
+    fn a_token_whose_key_only_the_broker_fetches_cannot_be_told_unless_something_else_is_wrong() {
+        let issuer = "https://idp.example";
+        let keys = settings::IssuerKeys::Url {
+            url: "https://idp.example/keys".to_owned(),
+            allow_private: false,
+            own_authorities: false,
+        };
+        let foreign = settings::Issuer {
+            issuer: issuer.to_owned(),
+            audiences: vec!["mqtt".to_owned()],
+            keys,
+            algorithms: vec![Algorithm::EdDsa],
+            acl_claim: String::new(),
+            max_token_ttl: 3600,
+            mapping: settings::Mapping::default(),
+            groups: vec![],
+        };
+        let settings = settings::Settings { jwt: jwt(), issuers: vec![foreign], ..Default::default() };
+        let revocations = [(Entry::Token(format!("{issuer}#back")).name().unwrap(), (NOW + 60).to_string())];
+        let revocations = revocations.iter().map(|(name, until)| (name.as_str(), until.as_bytes()));
+        let sources = Sources { revocations: Revocations::parse(revocations).unwrap(), ..Sources::default() };
+        let policy = Policy::new(&settings, sources).unwrap();
+        let rules = Rules { settings, policy, has_keys: true, states: None };
+        let token = |aud: &str, id: &str, exp| {
+            let claims = Claims {
+                iss: issuer.to_owned(),
+                aud: aud.to_owned(),
+                sub: "alice".to_owned(),
+                iat: exp - 60,
+                exp,
+                jti: Some(id.to_owned()),
+                ..Claims::default()
+            };
+            token::issue(&key(), &claims)
+        };
+        let told = |token: &str| super::verify(token, None, &rules, NOW).unwrap();
+        let (words, code) = told(&token("mqtt", "1", NOW + 60));
+        assert_eq!(code, 2, "{words}");
+        assert!(words.contains("https://idp.example/keys") && words.contains("denies --client alice"), "{words}");
+        for (token, why) in [
+            (token("mqtt", "1", NOW - 12), "expired 12 s ago"),
+            (token("others", "1", NOW + 60), "`aud`"),
+            (token("mqtt", "back", NOW + 60), "revoked"),
+        ] {
+            let (words, code) = told(&token);
+            assert!(code == 1 && words.contains(why), "{code}: {words}");
+        }
     }
 
     #[test]

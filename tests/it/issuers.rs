@@ -10,6 +10,7 @@ use mqtt_operator::auth::key::{Algorithm, PrivateKey, PrivateKeys, generate};
 use mqtt_operator::auth::rule::Rule;
 use mqtt_operator::auth::settings::{Group, Issuer, IssuerKeys, Mapping};
 use mqtt_operator::auth::token::{Claims, issue};
+use mqtt_operator::broker::kept_keys;
 use mqtt_operator::client::{self, Error, Message, Options};
 use mqtt_operator::config::broker::{Broker as Config, Listener, Protocol};
 use mqtt_operator::config::files::Etc;
@@ -213,6 +214,9 @@ async fn keys_that_were_fetched_outlive_a_restart_while_their_server_is_down() {
     assert_eq!(connect(&first, &token(&key, "1")).await, Ok(()));
     first.stop().await;
     drop(server);
+    // From there `mqttctl` has them, too.
+    let kept = kept_keys(cache.path(), &fetched(url.clone())).expect("they are kept");
+    assert!(kept.keys.ids().contains(&key.kid().to_owned()));
 
     let again = broker(fetched(url.clone()), &authority, keeping(cache.path()));
     assert_eq!(connect(&again, &token(&key, "2")).await, Ok(()));

@@ -297,18 +297,29 @@ impl Fetched {
 
     /// Takes what an earlier process has fetched from the same place.
     fn resume(&mut self) {
-        let IssuerKeys::Url { url, .. } = &self.settings.keys else { return };
-        let Some(cache) = &self.cache else { return };
-        let Ok(text) = std::fs::read(file(cache, &self.settings.issuer)) else { return };
-        let Ok(cached) = serde_json::from_slice::<Cached>(&text) else { return };
-        let pace = Pace::resumed(Some(cached.fetched));
-        if cached.url != *url || !pace.holds(unix_seconds()) {
-            return;
-        }
-        if let Ok(keys) = KeySet::parse_foreign(cached.document.as_bytes(), &self.settings.algorithms) {
+        let kept = self.cache.as_ref().and_then(|cache| kept(cache, &self.settings));
+        if let Some((cached, keys)) = kept {
+            let pace = Pace::resumed(Some(cached.fetched));
             (self.document, self.keys, self.pace) = (cached.document.into_bytes(), Some(keys), pace);
         }
     }
+}
+
+/// What a broker has fetched and kept in this directory, if it is of the same place and holds still.
+fn kept(cache: &Path, settings: &Issuer) -> Option<(Cached, KeySet)> {
+    let IssuerKeys::Url { url, .. } = &settings.keys else { return None };
+    let text = std::fs::read(file(cache, &settings.issuer)).ok()?;
+    let cached: Cached = serde_json::from_slice(&text).ok()?;
+    if cached.url != *url || !Pace::resumed(Some(cached.fetched)).holds(unix_seconds()) {
+        return None;
+    }
+    let keys = KeySet::parse_foreign(cached.document.as_bytes(), &settings.algorithms).ok()?;
+    Some((cached, keys))
+}
+
+/// The keys of an issuer that a broker has fetched and keeps in this directory.
+pub fn kept_keys(cache: &Path, settings: &Issuer) -> Option<Loaded> {
+    kept(cache, settings).map(|(_, keys)| Loaded { issuer: None, keys })
 }
 
 fn file(cache: &Path, issuer: &str) -> PathBuf {
