@@ -4,6 +4,8 @@
 //! Matching, the question that a topic name asks, answers neither: `+` matches the text `#`. Where the answer forbids
 //! something, a *witness* shows why: a topic of one set that is not in the other, or one that is in both.
 
+use std::ops::Deref;
+
 /// The level that stands for [`Level::Any`] in a filter's text: no filter and no topic that a client sends contains it.
 const ANY: &str = "\0";
 
@@ -78,10 +80,12 @@ impl<'a> Level<'a> {
 ///
 /// `a/#` is the level `a` with a tail. `#` is `+` with a tail, because every topic has a first level; so `+/#` and `#`
 /// are equal, as the sets of topics that they stand for are. `/#` is `/+/#`, because the empty text is no topic.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Filter {
+///
+/// Its text is its own, or, as `Filter<&str>`, that of a client that asks: then nothing is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Filter<T = Box<str>> {
     /// The levels, separated by `/`.
-    text: Box<str>,
+    text: T,
     /// The bytes of `text` before the first level that is not a literal.
     literal: u32,
     tail: bool,
@@ -102,9 +106,9 @@ pub enum FilterError {
     Long,
 }
 
-impl Filter {
-    /// Reads a topic filter.
-    pub fn parse(text: &str) -> Result<Self, FilterError> {
+impl<'a> Filter<&'a str> {
+    /// Reads a topic filter without a copy of it.
+    pub fn read(text: &'a str) -> Result<Self, FilterError> {
         if text.is_empty() {
             return Err(FilterError::Empty);
         }
@@ -113,7 +117,35 @@ impl Filter {
         }
         let (head, tail) = split_tail(text);
         head.into_iter().flat_map(|head| head.split('/')).try_for_each(check_level)?;
-        Ok(Self::from_levels(head.into_iter().flat_map(|head| head.split('/')).map(Level::of), tail))
+        Ok(Self::canonical(head, tail))
+    }
+
+    /// The filter of these levels, if there are any.
+    fn canonical(head: Option<&'a str>, tail: bool) -> Self {
+        let text = match head {
+            None => "+",
+            Some("") if tail => "/+",
+            Some(head) => head,
+        };
+        let mut next = 0;
+        let wild = text.split('/').find_map(|level| {
+            let begins = next;
+            next += level.len() + 1;
+            (!matches!(Level::of(level), Level::Literal(_))).then_some(begins)
+        });
+        let literal = u32::try_from(wild.unwrap_or(text.len())).expect("a filter is at most a few texts of 64 KiB");
+        Self { text, literal, tail }
+    }
+
+    fn to_owned(self) -> Filter {
+        Filter { text: self.text.into(), literal: self.literal, tail: self.tail }
+    }
+}
+
+impl Filter {
+    /// Reads a topic filter.
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
+        Filter::read(text).map(Filter::<&str>::to_owned)
     }
 
     /// The filter of texts that [`check_level`] accepts, `None` for any level, followed by `#` if `tail`.
@@ -122,28 +154,19 @@ impl Filter {
     }
 
     fn from_levels<'a>(levels: impl Iterator<Item = Level<'a>>, tail: bool) -> Self {
-        let (mut text, mut literal, mut count) = (String::new(), None, 0_u32);
+        let (mut text, mut any) = (String::new(), false);
         for level in levels {
-            if count > 0 {
+            if any {
                 text.push('/');
             }
-            if !matches!(level, Level::Literal(_)) {
-                literal.get_or_insert(text.len());
-            }
             text.push_str(level.text());
-            count += 1;
+            any = true;
         }
-        if count == 0 {
-            literal = Some(0);
-            text.push('+');
-        } else if text.is_empty() && tail {
-            literal = Some(1);
-            text.push_str("/+");
-        }
-        let literal = u32::try_from(literal.unwrap_or(text.len())).expect("a filter is at most a few texts of 64 KiB");
-        Self { text: text.into(), literal, tail }
+        Filter::canonical(any.then_some(&*text), tail).to_owned()
     }
+}
 
+impl<T: Deref<Target = str>> Filter<T> {
     fn levels(&self) -> impl Iterator<Item = Level<'_>> {
         self.text.split('/').map(Level::of)
     }
@@ -181,17 +204,17 @@ impl Filter {
     }
 
     /// Whether every topic of `other` is one of `self`.
-    pub fn covers(&self, other: &Self) -> bool {
+    pub fn covers<U: Deref<Target = str>>(&self, other: &Filter<U>) -> bool {
         self.has_lengths_of(other) && self.pairs(other).all(|(first, a, b)| a.covers(b, first))
     }
 
-    fn has_lengths_of(&self, other: &Self) -> bool {
+    fn has_lengths_of<U: Deref<Target = str>>(&self, other: &Filter<U>) -> bool {
         let (mine, theirs) = (self.depth(), other.depth());
         if self.tail { theirs >= mine } else { !other.tail && theirs == mine }
     }
 
     /// Whether a topic exists that is in both.
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub fn overlaps<U: Deref<Target = str>>(&self, other: &Filter<U>) -> bool {
         let (mine, theirs) = (self.depth(), other.depth());
         let lengths = match (self.tail, other.tail) {
             (false, false) => mine == theirs,
@@ -202,10 +225,20 @@ impl Filter {
         lengths && self.pairs(other).all(|(first, a, b)| a.intersection(b, first).is_some())
     }
 
-    fn pairs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (bool, Level<'a>, Level<'a>)> {
-        self.levels().zip(other.levels()).enumerate().map(|(index, (a, b))| (index == 0, a, b))
+    /// Whether both are the same.
+    pub fn is<U: Deref<Target = str>>(&self, other: &Filter<U>) -> bool {
+        *self.text == *other.text && self.tail == other.tail
     }
 
+    fn pairs<'a, U: Deref<Target = str>>(
+        &'a self,
+        other: &'a Filter<U>,
+    ) -> impl Iterator<Item = (bool, Level<'a>, Level<'a>)> {
+        self.levels().zip(other.levels()).enumerate().map(|(index, (a, b))| (index == 0, a, b))
+    }
+}
+
+impl Filter {
     /// The topics that are in both, as a filter; nothing if there are none.
     pub fn intersection(&self, other: &Self) -> Option<Self> {
         if !self.overlaps(other) {

@@ -1,5 +1,6 @@
 //! What one client may do: the rules that concern it, with its own values in place, in the order in which they decide.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::filter::Filter;
@@ -238,14 +239,14 @@ impl Decider {
         !self.exact && self.filter.matches(topic)
     }
 
-    fn decides_subscription(&self, asked: &Filter, share: Option<&str>, qos: QoS) -> bool {
+    fn decides_subscription(&self, asked: &Filter<&str>, share: Option<&str>, qos: QoS) -> bool {
         self.kind.concerns_qos(qos) && self.kind.concerns_share(share) && self.has_filter(asked)
     }
 
     /// Whether the rule is about the filter: an allow covers it, a deny has a topic in common with it.
-    pub(super) fn has_filter(&self, asked: &Filter) -> bool {
+    pub(super) fn has_filter<T: Deref<Target = str>>(&self, asked: &Filter<T>) -> bool {
         match (self.exact, self.kind.permission) {
-            (true, _) => self.filter == *asked,
+            (true, _) => self.filter.is(asked),
             (false, Permission::Allow) => self.filter.covers(asked),
             (false, Permission::Deny) => self.filter.overlaps(asked),
         }
@@ -321,7 +322,7 @@ impl Grants {
     }
 
     /// Whether the client may subscribe to the filter, given without `$share/…/`, directly or as a member of a group. An
-    /// allow rule must cover the filter; a deny rule need only have a topic in common with it.
+    /// allow rule must cover the filter; a deny rule need only have a topic in common with it. Allocates nothing.
     pub fn may_subscribe(&self, filter: &str, share: Option<&str>, qos: QoS) -> bool {
         self.decide_subscribe(filter, share, qos).allowed
     }
@@ -336,7 +337,7 @@ impl Grants {
                 return Decision { allowed, layer: Layer::Bridge };
             }
         };
-        let Ok(asked) = Filter::parse(filter) else { return Decision::NO };
+        let Ok(asked) = Filter::read(filter) else { return Decision::NO };
         if first_level(filter) == "$share" {
             return Decision::NO;
         }
