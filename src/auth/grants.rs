@@ -103,6 +103,20 @@ impl Statement {
         Ok(Self { pattern, action: rule.action, kind, fixed: fixed.map(Arc::new) })
     }
 
+    /// The rule that it was made from.
+    pub(super) fn rule(&self) -> Rule {
+        let Kind { permission, qos, retain, share, .. } = &self.kind;
+        let levels = || (0..3).filter(|level| qos & (1 << level) != 0).collect();
+        Rule {
+            permission: *permission,
+            action: self.action,
+            topic: self.pattern.to_string(),
+            qos: (*qos != ALL_QOS).then(|| QosSet::Many(levels())),
+            retain: *retain,
+            share: share.clone(),
+        }
+    }
+
     /// The rule for one client; nothing if it allows and a value in it is unusable.
     pub(super) fn resolve(&self, values: &Values<'_>) -> Option<Arc<Decider>> {
         if let Some(fixed) = &self.fixed {

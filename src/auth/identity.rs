@@ -115,7 +115,7 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub(super) enum Credential {
     Nothing,
-    /// The hash that the password was compared with: another one means another password.
+    /// The digest of the hash that the password was compared with: another one means another password.
     Password(Arc<str>),
     Bridge,
     Token(Arc<TokenCredential>),

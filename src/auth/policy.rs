@@ -322,7 +322,8 @@ impl Policy {
             None => (None, format!("there is no user {name:?}")),
             Some(None) => (None, format!("user {name:?} has no password here")),
             Some(Some(hash)) => {
-                let identity = Identity::new(Principal::User(name.to_owned()), Credential::Password(Arc::clone(hash)));
+                let credential = Credential::Password(password::digest(hash).into());
+                let identity = Identity::new(Principal::User(name.to_owned()), credential);
                 (Some((Arc::clone(hash), identity)), format!("wrong password for user {name:?}"))
             }
         };
@@ -425,9 +426,9 @@ impl Policy {
                 lost(loaded, Lost::Key)?;
                 self.revoked(token).map_or(Ok(()), |revoked| Err(Lost::Token(revoked)))
             }
-            (Credential::Password(hash), Principal::User(name)) => match self.users.get(name) {
+            (Credential::Password(digest), Principal::User(name)) => match self.users.get(name) {
                 None | Some(User { hash: None, .. }) => Err(Lost::User),
-                Some(User { hash: Some(now), .. }) => lost(now == hash, Lost::Password),
+                Some(User { hash: Some(now), .. }) => lost(password::digest(now) == **digest, Lost::Password),
             },
             (Credential::Password(_), _) => Err(Lost::User),
         }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -19,11 +19,12 @@ use super::Shared;
 use super::aliases;
 use super::backpressure::{Hold, Withheld};
 use super::counters::Turn;
+use super::effects::Effects;
 use super::events;
 use super::frames::Failure;
 use super::limits::Limit;
 use super::linger;
-use super::mailbox::{Command, Mailbox};
+use super::mailbox::{Admitted, Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
 use super::quota::outbox_high;
@@ -36,6 +37,7 @@ use crate::auth::{Grants, Identity, Principal};
 use crate::mqtt::packet::{Ack, Disconnect, Packet};
 use crate::mqtt::property::{AckProperties, DisconnectProperties};
 use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
+use crate::store::journal::{Journal, Position};
 use crate::store::memory::Held;
 use crate::store::{Delivery, StoredSession};
 
@@ -54,6 +56,7 @@ const KEEP_PARTIAL: usize = 4 * 1024;
 
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    static EFFECTS: RefCell<Option<Box<Effects>>> = const { RefCell::new(None) };
     static QOS0: RefCell<Vec<Delivery>> = const { RefCell::new(Vec::new()) };
     static QUEUED: RefCell<Vec<Delivery>> = const { RefCell::new(Vec::new()) };
 }
@@ -105,11 +108,13 @@ pub struct Connection<S> {
     /// Retained messages that a new subscription asked for.
     pub(super) replay: Replay,
     pub(super) publisher: Publisher,
-    /// Subscribers to wake at the end of the batch.
-    pub(super) wakers: Vec<Waker>,
+    /// What this turn has to do at its end; between turns it is lent to others of the thread.
+    pub(super) effects: Option<Box<Effects>>,
     pub(super) hold: Option<Hold>,
-    /// Acknowledgements that wait for the hold to end.
+    /// Answers that wait: for the hold to end, or for what they acknowledge to be written down.
     pub(super) withheld: Withheld,
+    /// How far the journal must be written down for all that this connection had written.
+    pub(super) written_to: Position,
     /// The method with which the client authenticated, if it named one.
     pub(super) authentication_method: Option<Box<str>>,
     /// Deliveries of an earlier connection that are still to be sent again.
@@ -217,7 +222,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// One turn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        if self.effects.is_none() {
+            self.effects = EFFECTS.take();
+        }
         let turn = self.guarded(|this| this.turn(cx));
+        if turn.is_ok() {
+            // Nothing is in it at the end of a turn but the allocations.
+            EFFECTS.set(self.effects.take());
+        }
         match turn {
             Ok(again) => {
                 self.shared.counters.add(&mut self.turn, self.session.inflight.len());
@@ -228,7 +240,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Err(closing) => {
                 self.shared.counters.add(&mut self.turn, self.session.inflight.len());
-                self.wake_subscribers();
                 Poll::Ready(closing)
             }
         }
@@ -243,14 +254,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.check_hold(now);
         self.end_pace(now)?;
         let mut again = self.read(cx, now)?;
-        self.wake_subscribers();
+        self.commit(cx);
         if self.asleep && self.mailbox.was_woken() {
             // Woken by a publisher, perhaps by the first message of many: let the others run once, then take what all of
             // them brought and send it in one write.
             self.asleep = false;
             return Ok(true);
         }
+        self.release_withheld();
         again |= self.write(cx, now)?;
+        self.commit(cx);
         self.line_up(cx, now);
         self.arm_timers(cx, now);
         self.settle()?;
@@ -278,10 +291,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Err(Closing { will: reason != ReasonCode::SERVER_SHUTTING_DOWN, ..Closing::because(reason, reason.text()) })
     }
 
-    fn wake_subscribers(&mut self) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
+    pub(super) fn effects(&mut self) -> &mut Effects {
+        self.effects.get_or_insert_default()
     }
 
     fn read(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
@@ -354,11 +365,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match packet {
             Packet::Publish(publish) => return self.on_publish(&publish, now),
             Packet::PubAck(ack) => {
-                self.session.inflight.acknowledge(ack.packet_id)?;
+                let over = self.session.inflight.acknowledge(ack.packet_id)?;
+                self.is_over(over.as_ref());
                 self.mailbox.made_progress(now);
             }
             Packet::PubComp(ack) => {
-                self.session.inflight.complete(ack.packet_id)?;
+                let over = self.session.inflight.complete(ack.packet_id)?;
+                self.is_over(over.as_ref());
                 self.mailbox.made_progress(now);
             }
             Packet::PubRec(ack) => return self.on_pubrec(&ack, now),
@@ -381,20 +394,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.mailbox.made_progress(now);
         let id = ack.packet_id;
         if ack.code.is_failure() {
-            self.session.inflight.refuse(id)?;
+            let over = self.session.inflight.refuse(id)?;
+            self.is_over(over.as_ref());
             return Ok(());
         }
         // A PUBREC that nobody waits for is answered too: the client then knows that the broker has forgotten it.
         let known = self.session.inflight.receive(id)?;
-        let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
-        self.send(&Packet::PubRel(acknowledge(id, code)));
+        if let Some(seq) = known.filter(|_| self.mailbox.durable) {
+            // PUBREL lets the client forget the message: from then on the broker must know that it has it.
+            let session = self.mailbox.session;
+            self.effects().records.received(session, seq);
+            self.effects().awaited = true;
+        }
+        let code = if known.is_some() { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
+        self.answer(&Packet::PubRel(acknowledge(id, code)), 0);
         Ok(())
+    }
+
+    /// A delivery is over.
+    pub(super) fn is_over(&mut self, delivery: Option<&Delivery>) {
+        if let Some(delivery) = delivery.filter(|_| self.mailbox.durable) {
+            let mailbox = self.mailbox.clone();
+            self.effects().done(&mailbox, delivery);
+        }
     }
 
     fn on_pubrel(&mut self, ack: &Ack<'_>) {
         let known = self.session.inbound.release(ack.packet_id);
+        if known && self.mailbox.durable {
+            let session = self.mailbox.session;
+            self.effects().records.released(session, ack.packet_id);
+            self.effects().awaited = true;
+        }
         let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
-        self.send(&Packet::PubComp(acknowledge(ack.packet_id, code)));
+        self.answer(&Packet::PubComp(acknowledge(ack.packet_id, code)), 0);
     }
 
     fn on_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Closing {
@@ -411,13 +444,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Queues a packet for the client; one that is larger than the client accepts is left out [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, packet: &Packet<'_>) {
         let (version, maximum) = (self.peer.version, self.peer.maximum_packet_size);
-        self.outbox.write(|out| {
+        let encode = |out: &mut Vec<u8>| {
             let before = out.len();
             codec::encode(packet, version, out);
             if out.len() - before > maximum {
                 out.truncate(before);
             }
-        });
+        };
+        // Nothing comes before CONNACK.
+        if self.withheld.is_connack() { encode(&mut self.withheld.bytes) } else { self.outbox.write(encode) }
+    }
+
+    /// Answers what may have to be written down first; in the order of what is answered `[MQTT-4.6.0-2 to -4]`. With so
+    /// many publications of QoS 1 that are acknowledged by it.
+    pub(super) fn answer(&mut self, packet: &Packet<'_>, acknowledged: u32) {
+        let written = self.effects.as_ref().is_none_or(|effects| !effects.awaited);
+        if self.hold.is_some() || !written || !self.withheld.is_empty() {
+            codec::encode(packet, self.peer.version, &mut self.withheld.bytes);
+            self.withheld.acknowledged += acknowledged;
+        } else {
+            self.send(packet);
+            self.session.inbound.acknowledged(acknowledged);
+        }
     }
 
     /// Takes deliveries and writes, in turns; answers whether there is more to do at once.
@@ -448,6 +496,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Moves what may be sent into the outbox; answers whether some of it is still to come.
     fn take_deliveries(&mut self, now: u64) -> bool {
+        if self.withheld.is_connack() {
+            return false;
+        }
         if !self.resend.is_empty() {
             return self.take_resend();
         }
@@ -457,9 +508,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let window = self.window_now();
         let mut qos0 = QOS0.take();
         let mut queued = QUEUED.take();
-        let dropped = self.mailbox.take(window, &mut qos0, &mut queued, now);
+        let end = self.session.inflight.end();
+        let written = self.shared.journal.as_ref().map_or(u64::MAX, Journal::durable);
+        let taken = self.mailbox.take(&Admitted { window, end, written }, &mut qos0, &mut queued, now);
         self.asleep = true;
-        events::dropped(&self.shared, &self.peer.client_id, dropped);
+        events::dropped(&self.shared, &self.peer.client_id, taken.dropped);
+        if let Some(position) = taken.unwritten {
+            self.withheld.delivery_at(position);
+        }
         let taken = queued.len();
         qos0.drain(..).for_each(|delivery| self.deliver(&delivery));
         queued.drain(..).for_each(|delivery| self.deliver(&delivery));
@@ -470,17 +526,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn take_replay(&mut self) -> bool {
         self.replay.search(&self.shared);
-        while self.outbox.len() < outbox_high()
+        while self.outbox.len() + self.withheld.bytes.len() < outbox_high()
             && let Some(delivery) = self.replay.front()
         {
-            if delivery.qos != QoS::AtMostOnce && self.session.inflight.room(self.peer.window) == 0 {
+            let inflight = &self.session.inflight;
+            if delivery.qos != QoS::AtMostOnce && (inflight.room(self.peer.window) == 0 || !inflight.admits_extra()) {
                 return false;
             }
             if let Some(delivery) = self.replay.pop_front() {
-                self.deliver(&delivery);
+                self.deliver_extra(&delivery);
             }
         }
-        true
+        // What is to be written down first comes when it is.
+        self.withheld.is_empty()
     }
 
     /// Says why; in words only if the client accepts a packet of that size `[MQTT-3.14.2-3]`.
@@ -497,26 +555,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         events::disconnected(&self.shared, &self.peer, &closing);
         events::dropped(&self.shared, &self.peer.client_id, self.mailbox.newly_dropped());
         let Closing { reason, will, log, .. } = closing;
-        if let (Some(code), Version::V5) = (reason, self.peer.version) {
-            self.send_disconnect(code, &log);
-        }
-        self.release_hold();
+        self.write_down();
         let expiry = if self.peer.identity.principal == Principal::Anonymous { 0 } else { self.peer.session_expiry };
-        if expiry > 0 {
-            let most = self.shared.limits.max_queued_messages as usize;
-            let rest = self.replay.rest(&self.shared, most);
-            self.mailbox.put_back(rest.into_iter().filter(|d| d.qos != QoS::AtMostOnce));
-        }
         let leaving = Leaving {
             session: std::mem::take(&mut self.session),
             expiry: std::time::Duration::from_secs(expiry.into()),
             will: self.will.take().filter(|_| will),
+            replay: self.replay.rest(),
             grants: self.peer.grants.clone(),
             generation: self.peer.generation,
             successors: std::mem::take(&mut self.successors),
         };
         self.shared.counters.add(&mut self.turn, 0);
         self.shared.release(&self.peer.client_id, &self.mailbox, leaving);
+        self.release_written().await;
+        if let (Some(code), Version::V5, false) = (reason, self.peer.version, self.withheld.is_connack()) {
+            self.send_disconnect(code, &log);
+        }
         // What is still in the outbox, the DISCONNECT last, gets a moment; a peer that does not read loses it.
         let rest = std::future::poll_fn(|cx| match self.outbox.poll_write(&mut self.socket, cx) {
             Poll::Ready(Ok(_)) if !self.outbox.is_empty() => {
@@ -543,6 +598,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let connection = size_of::<Connection<crate::broker::stream::Stream>>();
-        assert!(connection + size_of::<Mailbox>() <= 1280, "{connection}");
+        assert!(connection + size_of::<Mailbox>() <= 1280, "{connection} and {}", size_of::<Mailbox>());
     }
 }

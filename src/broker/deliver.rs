@@ -20,7 +20,7 @@ use crate::mqtt::packet::{Packet, RetainHandling, SubAck, Subscribe, Subscriptio
 use crate::mqtt::property::AckProperties;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{PacketId, QoS, ReasonCode, Violation};
-use crate::store::{Delivery, Message, Origin, Subscription};
+use crate::store::{Delivery, EXTRA, Message, Origin, Subscription};
 
 /// Decimal digits of the largest time.
 const TIME_DIGITS: usize = 20;
@@ -40,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let reason_string = why.as_deref().and_then(|why| self.peer.reason_string(why, codes.len()));
         let properties = AckProperties { reason_string, ..AckProperties::default() };
-        self.send(&Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, codes }));
+        self.answer(&Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, codes }), 0);
         Ok(())
     }
 
@@ -69,7 +69,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // Before the subscription is there, which would otherwise get the same values twice.
             self.shared.publish_sys();
         }
-        self.session.subscriptions.insert(text.into(), Subscription { options, identifier });
+        let subscription = Subscription { options, identifier };
+        self.session.subscriptions.insert(text.into(), subscription);
+        if self.mailbox.durable {
+            let session = self.mailbox.session;
+            self.effects().records.subscribed(session, text, &subscription);
+            self.effects().awaited = true;
+        }
         let wants_origin = self.wants_origin();
         let subscriber = Subscriber { mailbox: self.mailbox.clone(), options, identifier, wants_origin };
         let existed = self.shared.router.subscribe(filter, subscriber);
@@ -89,12 +95,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
         for text in &unsubscribe.filters {
             let filter = Filter::parse(text)?;
-            self.session.subscriptions.remove(*text);
+            if self.session.subscriptions.remove(*text).is_some() && self.mailbox.durable {
+                let session = self.mailbox.session;
+                self.effects().records.unsubscribed(session, text);
+                self.effects().awaited = true;
+            }
             let existed = self.shared.router.unsubscribe(&filter, self.mailbox.session);
             codes.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
         }
         let properties = AckProperties::default();
-        self.send(&Packet::UnsubAck(SubAck { packet_id: unsubscribe.packet_id, properties, codes }));
+        self.answer(&Packet::UnsubAck(SubAck { packet_id: unsubscribe.packet_id, properties, codes }), 0);
         Ok(())
     }
 
@@ -102,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn deliver(&mut self, delivery: &Delivery) {
         if delivery.message.expires_at.is_some_and(|at| at <= unix_millis()) {
             self.turn.expired += 1;
-            return;
+            return self.is_over(Some(delivery));
         }
         let mut alias = self.aliases.as_mut().and_then(|aliases| aliases.of(delivery.message.topic_bytes()));
         if let Some(Alias { alias: given, known: false }) = alias
@@ -115,11 +125,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.fits(delivery, alias) {
             // At QoS 1 and 2 as if it had been delivered [MQTT-3.1.2-25].
             self.turn.lose(Loss::TooLarge);
-            return;
+            return self.is_over(Some(delivery));
         }
         let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
         self.write_delivery(delivery, packet_id, false, alias);
         self.turn.sent[delivery.qos as usize] += 1;
+    }
+
+    /// Sends what does not come from the queue. Where the session is written down, this delivery is too, before it leaves:
+    /// no place in the queue tells its packet identifier.
+    pub(super) fn deliver_extra(&mut self, delivery: &Delivery) {
+        let is_expired = delivery.message.expires_at.is_some_and(|at| at <= unix_millis());
+        if delivery.qos == QoS::AtMostOnce || is_expired || !self.fits(delivery, None) {
+            return self.deliver(delivery);
+        }
+        let before = self.session.inflight.last_queued() + 1;
+        let (packet_id, seq) = self.session.inflight.begin_extra(delivery.clone());
+        self.turn.sent[delivery.qos as usize] += 1;
+        if !self.mailbox.durable {
+            return self.write_delivery(delivery, Some(packet_id), false, None);
+        }
+        let (session, number) = (self.mailbox.session, seq & !EXTRA);
+        let Delivery { message, qos, retain, via, .. } = delivery;
+        self.effects().records.extra(session, number, before, message, *qos, *retain, via.as_deref());
+        self.effects().awaited = true;
+        let version = self.peer.version;
+        let withheld = &mut self.withheld.bytes;
+        with_parts(false, delivery, Some(packet_id), false, None, |parts| parts.encode_head(version, withheld));
+        withheld.extend_from_slice(message.payload());
     }
 
     fn fits(&self, delivery: &Delivery, alias: Option<Alias>) -> bool {
@@ -177,7 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             } else if self.fits(&sent.delivery, None) {
                 self.write_delivery(&sent.delivery, Some(id), true, None);
             } else {
-                self.session.inflight.finish(id);
+                let over = self.session.inflight.finish(id);
+                self.is_over(over.as_ref());
                 self.turn.lose(Loss::TooLarge);
             }
         }

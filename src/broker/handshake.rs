@@ -15,6 +15,7 @@ use super::aliases;
 use super::backpressure::Withheld;
 use super::connection::{Connection, Peer};
 use super::counters::Turn;
+use super::durable;
 use super::events::{self, Arrival, Who};
 use super::frames::Failure;
 use super::limits::Limit;
@@ -23,7 +24,6 @@ use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
 use super::registry::{About, Claim, NoSession};
-use super::replay::Replay;
 use super::timers::Timers;
 use super::upgrade;
 use super::will::Will;
@@ -35,6 +35,7 @@ use crate::mqtt::packet::{ConnAck, Connect, Packet};
 use crate::mqtt::property::ConnAckProperties;
 use crate::mqtt::{ReasonCode, Version, Violation, codec, topic};
 use crate::store::Origin;
+use crate::store::journal::{Position, Records};
 use crate::store::memory::{self, Held, Level};
 
 /// A CONNECT of which so much is there but not all is given up when memory is exhausted.
@@ -178,9 +179,9 @@ where
         Err(refusal) => Err(refusal),
     };
     match admitted {
-        Ok((peer, claim, will)) => {
+        Ok((peer, claim, will, written)) => {
             events::connected(shared, &peer, arrival, claim.stored.is_some());
-            Ok(establish(socket, shared, &connect, peer, claim, will, rest))
+            Ok(establish(socket, shared, &connect, (peer, claim, will, written), rest))
         }
         Err(refusal) => {
             refuse(&mut socket, &connect, &refusal).await;
@@ -233,6 +234,9 @@ async fn read_connect<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// What a client is given that may connect; last the position at which its session is written down.
+type Admitted = (Peer, Claim, Option<Will>, Option<Position>);
+
 /// Decides whether the client may connect, and gives it its session.
 async fn admit(
     shared: &Arc<Shared>,
@@ -241,7 +245,7 @@ async fn admit(
     client_id: Arc<str>,
     identity: Identity,
     asked: Instant,
-) -> Result<(Peer, Claim, Option<Will>), Refusal> {
+) -> Result<Admitted, Refusal> {
     let identity = Arc::new(identity);
     // While a password was checked the policy may have become another.
     let generation = shared.generation();
@@ -262,10 +266,23 @@ async fn admit(
         gate: arrival.gate.clone(),
         since: unix_millis(),
         asked,
-        expiry: 0,
+        expiry: peer.session_expiry,
+        window: u16::try_from(peer.window).unwrap_or(u16::MAX),
     };
+    if peer.session_expiry > 0
+        && let Some(limit) = shared.unwritable().filter(|limit| *limit == Limit::StorageFailing)
+    {
+        events::limited(shared, limit, &peer.client_id, "session refused");
+        let log = "the session cannot be written down: the disk fails";
+        return Err(Refusal::new(ReasonCode::SERVER_UNAVAILABLE, 3, log).because(Why::Limit));
+    }
     let claim = shared.claim(&peer.client_id, &peer.identity, clean_start, &about).await.map_err(no_session)?;
-    Ok((peer, claim, will))
+    let written = shared.journal.as_ref().filter(|_| claim.mailbox.durable).map(|journal| {
+        let mut records = Records::default();
+        durable::record(&mut records, &peer.client_id, claim.mailbox.session, &peer.identity, &about, will.as_ref());
+        journal.append(&mut records)
+    });
+    Ok((peer, claim, will, written))
 }
 
 /// The limits that hold before anyone asks who the client is.
@@ -418,9 +435,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
     socket: S,
     shared: &Arc<Shared>,
     connect: &Connect<'_>,
-    peer: Peer,
-    claim: Claim,
-    will: Option<Will>,
+    (peer, claim, will, written): Admitted,
     rest: Vec<u8>,
 ) -> Box<Connection<S>> {
     let now = shared.now();
@@ -443,14 +458,15 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         will,
         partial: rest,
         outbox: Outbox::default(),
-        replay: Replay::default(),
+        replay: claim.replay,
         authentication_method: connect.properties.authentication_method.map(Into::into),
         resend: VecDeque::new(),
         aliases: aliases::Outbound::new(aliases),
         publisher: Publisher::default(),
-        wakers: Vec::new(),
+        effects: None,
         hold: None,
         withheld: Withheld::default(),
+        written_to: 0,
         timers,
         turn: Turn::default(),
         held: Held::default(),
@@ -458,7 +474,11 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         successors: Vec::new(),
     });
     let connack = connack(shared, connect, &connection.peer, session_present);
-    connection.outbox.write(|out| out.extend_from_slice(&connack));
+    match written {
+        Some(position) => connection.withheld = Withheld::connack(connack, position),
+        None => connection.outbox.write(|out| out.extend_from_slice(&connack)),
+    }
+    connection.replay.resume();
     connection.resume(granted.as_ref());
     connection
 }

@@ -15,7 +15,8 @@ use crate::store::memory;
 
 macro_rules! limits {
     ($($limit:ident $name:literal,)*) => {
-        /// A limit that a client has met. The names are those of the fields of `spec.limits`.
+        /// A limit that a client has met. The names are those of the fields of `spec.limits`, but for
+        /// storage: full, or not to be written.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Limit { $($limit,)* }
 
@@ -52,6 +53,8 @@ limits! {
     MaxRetainedMessages "maxRetainedMessages",
     MaxRetainedBytes "maxRetainedBytes",
     MaxMemory "maxMemory",
+    Storage "storage",
+    StorageFailing "storageFailing",
 }
 
 impl Limit {
@@ -71,6 +74,7 @@ impl Limit {
         match self {
             Self::ConnectRate | Self::ConnectRatePerAddress => ReasonCode::CONNECTION_RATE_EXCEEDED,
             Self::MaxClientIdLength => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+            Self::StorageFailing => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
             Self::MaxConnectSize | Self::MaxPacketSize => ReasonCode::PACKET_TOO_LARGE,
             _ => ReasonCode::QUOTA_EXCEEDED,
         }

@@ -14,10 +14,12 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
+use super::effects::Effects;
 use super::sessions::{Ask, Described};
 use crate::mqtt::{QoS, ReasonCode};
+use crate::store::journal::{Position, Target};
 use crate::store::memory::{self, Held, Level};
-use crate::store::{Delivery, Full, Limits, Message, Queue};
+use crate::store::{Delivery, Full, Inflight, Limits, Message, Queue};
 
 /// QoS 0 bytes that wait for one subscriber before publishers pause. A stalled subscriber gets no more than that.
 const QOS0_SOFT: usize = 256 * 1024;
@@ -40,8 +42,10 @@ const SERVED: usize = 64 * 1024;
 /// Where the messages of one session arrive, connected or not.
 #[derive(Debug)]
 pub struct Mailbox {
-    /// Unique in this process.
+    /// Unique in this process, and among all sessions that are written down.
     pub session: u64,
+    /// The session is written down, with all that waits for it.
+    pub durable: bool,
     inner: Mutex<Inner>,
     /// Milliseconds of the broker's clock at which the session last took something.
     progress: AtomicU64,
@@ -126,6 +130,26 @@ pub enum Standing {
     FullAndAway,
 }
 
+/// What a session may take of its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted {
+    /// So many deliveries.
+    pub window: usize,
+    /// Those before this place.
+    pub end: u64,
+    /// At QoS 2 of a durable session, those that are written down up to here.
+    pub written: Position,
+}
+
+/// What a session learns when it takes what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Messages that limits have cost the session since that was last asked.
+    pub dropped: u64,
+    /// Where the next delivery will be written down, if it had to stay because it is not yet.
+    pub unwritten: Option<Position>,
+}
+
 /// What a push means for the publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pressure {
@@ -144,7 +168,7 @@ pub struct Pushed {
 
 impl Mailbox {
     /// A mailbox without a connection.
-    pub fn new(session: u64, limits: Limits) -> Self {
+    pub fn new(session: u64, limits: Limits, durable: bool) -> Self {
         let inner = Inner {
             state: State::Away,
             qos0: Vec::new(),
@@ -162,6 +186,7 @@ impl Mailbox {
         };
         Self {
             session,
+            durable,
             inner: Mutex::new(inner),
             progress: AtomicU64::new(0),
             served: AtomicU64::new(0),
@@ -176,8 +201,8 @@ impl Mailbox {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes a message in. The waker of a sleeping session is added to `wakers`, for the caller to wake at the end.
-    pub fn push(&self, delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) -> Pushed {
+    /// Takes a message in. Whom to wake and what to write down is left in `effects`, for the end of the caller's turn.
+    pub fn push(&self, delivery: Delivery, now: u64, effects: &mut Effects) -> Pushed {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let nothing = Pushed { pressure: Pressure::None, dropped: 0 };
@@ -207,14 +232,28 @@ impl Mailbox {
             if inner.wants_queue && inner.asleep {
                 self.served.store(now, Ordering::Relaxed);
             }
-            dropped = inner.queue.push(delivery);
+            let mut target = self.durable.then(|| Target {
+                session: self.session,
+                seq: 0,
+                qos: delivery.qos,
+                retain: delivery.retain,
+                via: delivery.via.clone(),
+            });
+            let seq = inner.queue.push(delivery, |oldest| {
+                dropped += 1;
+                effects.done(self, &oldest);
+            });
+            if let Some(target) = &mut target {
+                target.seq = seq;
+            }
+            effects.targets.extend(target);
             inner.dropped += dropped as u64;
             inner.wants_queue
         };
         if wake && inner.asleep {
             inner.asleep = false;
             self.begin_progress(now);
-            wakers.extend(inner.task.clone());
+            effects.wakers.extend(inner.task.clone());
         }
         Pushed { pressure: self.pressure(inner, now), dropped }
     }
@@ -262,10 +301,9 @@ impl Mailbox {
         self.pressure(&self.lock(), now) == Pressure::Hold
     }
 
-    /// Takes what may be sent: all of QoS 0, and up to `window` of the queue. `qos0` must be empty: it becomes the
-    /// mailbox's next buffer. From now on a push wakes the task. Answers how many messages limits have cost the session
-    /// since that was last asked.
-    pub fn take(&self, window: usize, qos0: &mut Vec<Delivery>, queued: &mut Vec<Delivery>, now: u64) -> u64 {
+    /// Takes what may be sent: all of QoS 0, and of the queue what `admitted` allows. `qos0` must be empty: it becomes the
+    /// mailbox's next buffer. From now on a push wakes the task.
+    pub fn take(&self, admitted: &Admitted, qos0: &mut Vec<Delivery>, queued: &mut Vec<Delivery>, now: u64) -> Taken {
         let mut inner = self.lock();
         let inner = &mut *inner;
         std::mem::swap(&mut inner.qos0, qos0);
@@ -274,10 +312,18 @@ impl Mailbox {
         }
         inner.settle();
         inner.qos0_bytes = 0;
+        let Admitted { window, mut end, written } = *admitted;
+        let mut unwritten = None;
         while queued.len() < window
-            && let Some(delivery) = inner.queue.pop()
+            && let Some(next) = inner.queue.front()
+            && next.seq < end
         {
-            queued.push(delivery);
+            if self.durable && next.qos == QoS::ExactlyOnce && next.message.written() > written {
+                unwritten = Some(next.message.written());
+                break;
+            }
+            end = end.min(next.seq + Inflight::SPAN);
+            queued.extend(inner.queue.pop());
         }
         if !(qos0.is_empty() && queued.is_empty()) {
             self.progress.store(now, Ordering::Relaxed);
@@ -290,7 +336,7 @@ impl Mailbox {
         inner.wants_queue = window > queued.len();
         inner.asleep = true;
         inner.release_waiting();
-        inner.newly_dropped()
+        Taken { dropped: inner.newly_dropped(), unwritten }
     }
 
     /// How many messages limits have cost the session since that was last asked.
@@ -308,12 +354,11 @@ impl Mailbox {
         self.progress.store(now, Ordering::Relaxed);
     }
 
-    /// Puts back what was taken and not sent, oldest first.
-    pub fn put_back(&self, deliveries: impl DoubleEndedIterator<Item = Delivery>) {
+    /// Puts into the queue what waited there before the broker was started, and lets it go on after `last`.
+    pub fn restore(&self, deliveries: impl Iterator<Item = Delivery>, last: u64) {
         let mut inner = self.lock();
-        for delivery in deliveries.rev() {
-            inner.queue.push_front(delivery);
-        }
+        deliveries.for_each(|delivery| inner.queue.restore(delivery));
+        inner.queue.go_on_after(last);
     }
 
     /// Takes out all that is meant of what waits. At QoS 0 it is forgotten, and counted where nobody is told of it.
@@ -337,10 +382,14 @@ impl Mailbox {
 
     /// Drops what waits beyond these messages or bytes, oldest first, if that is how its queue gives way. The bounds are
     /// halved so many times while the client is away: one that is connected takes what waits, or is disconnected soon.
-    pub fn shorten(&self, messages: usize, bytes: usize, halvings: u32) -> usize {
+    pub fn shorten(&self, messages: usize, bytes: usize, halvings: u32, effects: &mut Effects) -> usize {
         let mut inner = self.lock();
         let halvings = if inner.state == State::Connected { 0 } else { halvings };
-        let dropped = inner.queue.shorten(messages >> halvings, bytes >> halvings);
+        let mut dropped = 0;
+        inner.queue.shorten(messages >> halvings, bytes >> halvings, |oldest| {
+            dropped += 1;
+            effects.done(self, &oldest);
+        });
         inner.dropped += dropped as u64;
         dropped
     }

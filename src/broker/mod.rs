@@ -13,6 +13,8 @@ mod counters;
 mod deliver;
 mod denies;
 mod documents;
+mod durable;
+mod effects;
 mod events;
 pub mod frames;
 mod guard;
@@ -66,6 +68,7 @@ use crate::config::files::{Etc, State};
 use crate::config::report;
 use crate::mqtt::ReasonCode;
 use crate::process::{self, Shutdown};
+use crate::store::journal::{self, Health, Journal};
 use crate::store::memory::{self, Level};
 use crate::store::{Cursor, Message, NotRetained, Room, Store};
 use admission::Admission;
@@ -97,6 +100,8 @@ pub enum Error {
          --state, or ask for durability memory", .path.display(), .durability.as_str()
     )]
     State { path: PathBuf, durability: Durability, source: io::Error },
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
 }
 
 /// What all connections share.
@@ -115,6 +120,10 @@ struct Shared {
     router: Router,
     registry: Registry,
     store: Store,
+    /// Where what must outlive the process is written down; absent where nothing is.
+    journal: Option<Journal>,
+    /// Bytes that may wait for the bridge.
+    telemetry_buffer: u64,
     sys: Sys,
     counters: Counters,
     events: Events,
@@ -139,19 +148,36 @@ impl Shared {
 
     /// Retains a message, or says the limit because of which there is no room for it.
     fn retain(&self, message: &Arc<Message>) -> Result<(), Limit> {
+        if let Some(limit) = self.unwritable() {
+            return Err(limit);
+        }
         let Limits { max_retained_messages, max_retained_bytes, .. } = self.limits;
         let mut room = Room { messages: max_retained_messages as usize, bytes: max_retained_bytes };
         let scarce = memory::level() >= Level::Scarce;
         if scarce {
             room = Room { messages: 0, bytes: 0 };
         }
-        let retained =
-            self.store.retained.lock().unwrap_or_else(PoisonError::into_inner).set(message, room, unix_millis());
-        retained.map_err(|full| match full {
+        let mut retained = self.store.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = &self.journal {
+            // Under the lock: what is retained after a restart is what has the greatest number.
+            message.id(|| journal.message_id());
+        }
+        let set = retained.set(message, room, unix_millis());
+        drop(retained);
+        set.map_err(|full| match full {
             _ if scarce => Limit::MaxMemory,
             NotRetained::Messages => Limit::MaxRetainedMessages,
             NotRetained::Bytes => Limit::MaxRetainedBytes,
         })
+    }
+
+    /// Why nothing can be promised to be kept at present.
+    fn unwritable(&self) -> Option<Limit> {
+        match self.journal.as_ref()?.health() {
+            Health::Good => None,
+            Health::Full => Some(Limit::Storage),
+            Health::Failing => Some(Limit::StorageFailing),
+        }
     }
 
     /// Some of the messages that a new subscription gets; see [`crate::store::Retained::matching`].
@@ -252,7 +278,6 @@ pub async fn run(etc: Etc, state: State, shutdown: Shutdown) -> Result<(), Error
 /// `etc` now, and again whenever they change; so is then the `auth` of `broker.json`. Without durability nothing is
 /// written below `state`.
 pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Result<Running, Error> {
-    state::prepare(config.durability(), state)?;
     let issuers = Issuers::new();
     let files = Files::read(&etc);
     let policy = files.policy(&config.auth, config.bridge.as_ref(), &etc, &issuers)?;
@@ -261,6 +286,7 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
         documents::look_at_certificates(entrance);
     }
     let limits = within_the_process(config.limits.clone());
+    let (journal, recovered) = state::open(config.storage, state)?.unzip();
     let counters = Counters::default();
     let passwords = Passwords::new(counters.password_checks.clone());
     let shared = Arc::new(Shared {
@@ -274,6 +300,8 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
         router: Router::default(),
         registry: Registry::default(),
         store: Store::default(),
+        journal,
+        telemetry_buffer: config.bridge.as_ref().map_or(0, |bridge| bridge.buffer),
         sys: Sys::default(),
         counters,
         events: Events::new(0),
@@ -282,6 +310,9 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
         drain: Shutdown::new(),
         started: Instant::now(),
     });
+    if let Some(recovered) = recovered {
+        shared.restore(recovered);
+    }
     let mut tasks = JoinSet::new();
     let mut listeners = Vec::new();
     for (wanted, entrance) in config.listeners.iter().zip(&shared.entrances) {
@@ -367,6 +398,10 @@ impl Running {
         };
         if tokio::time::timeout(DRAIN, gone).await.is_err() {
             tracing::warn!("some connections did not end in time");
+        }
+        if let Some(journal) = self.shared.journal.clone() {
+            // It ends by itself in good time; a panic of its thread is told by the thread.
+            let _ = tokio::task::spawn_blocking(move || journal.close()).await;
         }
     }
 }

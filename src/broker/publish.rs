@@ -15,7 +15,7 @@ use crate::auth::{Decision, Grants, Layer};
 use crate::config::broker::Rate;
 use crate::mqtt::packet::{Ack, Packet, Publish};
 use crate::mqtt::property::AckProperties;
-use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
+use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation};
 use crate::store::memory::{self, Held, Level};
 use crate::store::{Arrival, Message, Origin};
 
@@ -164,42 +164,69 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return self.deny(publish, decision.layer, now);
         }
         self.turn.allowed[decision.layer as usize] += 1;
-        let mut code = ReasonCode::NO_MATCHING_SUBSCRIBERS;
         if publish.retain || !routes.is_empty() {
-            let lifetime = publish.properties.message_expiry.is_some();
-            let wants_origin = routes.wants_origin || publish.retain;
-            let wall = if lifetime || wants_origin { unix_millis() } else { 0 };
-            let origin = wants_origin.then(|| {
-                let client_id = self.peer.client_id.clone();
-                Box::new(Origin { id: self.publisher.next_id(wall), client_id, received_at: wall })
-            });
-            let message = Arc::new(Message::new(publish, publish.topic, wall, origin));
-            if routes.refuses(&message, self.mailbox.session) {
-                return self.refuse_publication(publish, Limit::QueueFull);
+            if !self.give(publish, &routes, now)? {
+                return Ok(());
             }
-            if publish.retain
-                && let Err(limit) = self.shared.retain(&message)
-            {
-                events::limited(&self.shared, limit, &self.peer.client_id, "not retained");
-                if publish.qos > QoS::AtMostOnce && self.peer.version == Version::V5 {
-                    self.answer_refused(publish, limit.reason(), "it cannot be retained: there is no room for it");
-                    return Ok(());
-                }
-                // Who cannot be told otherwise gets the rest of what it asked for.
-            }
-            let outcome = routes.deliver(&message, self.mailbox.session, now, &mut self.wakers);
-            self.turn.lose_routed(&outcome);
-            if !routes.is_empty() {
-                code = ReasonCode::SUCCESS;
-            }
-            if let Some(mailbox) = outcome.hold {
-                self.hold_for(mailbox, now);
-            }
+        } else if let Some((session, id)) = self.durable_id(publish) {
+            self.effects().records.inbound(session, id);
+            self.effects().awaited = true;
         }
         if let Some(id) = publish.packet_id {
+            let nobody = routes.is_empty();
+            let code = if nobody { ReasonCode::NO_MATCHING_SUBSCRIBERS } else { ReasonCode::SUCCESS };
             self.acknowledge_publish(publish.qos, id, code);
         }
         Ok(())
+    }
+
+    /// Retains the publication and gives it to all that get it, if there is room for it. `false`: it was answered.
+    fn give(&mut self, publish: &Publish<'_>, routes: &Routes, now: u64) -> Result<bool, Closing> {
+        let from = self.mailbox.session;
+        let inbound = self.durable_id(publish);
+        if publish.qos > QoS::AtMostOnce
+            && (publish.retain || routes.durable || inbound.is_some())
+            && let Some(limit) = self.shared.unwritable()
+        {
+            return self.refuse_publication(publish, limit).map(|()| false);
+        }
+        let lifetime = publish.properties.message_expiry.is_some();
+        let wants_origin = routes.wants_origin || publish.retain;
+        let wall = if lifetime || wants_origin { unix_millis() } else { 0 };
+        let origin = wants_origin.then(|| {
+            let client_id = self.peer.client_id.clone();
+            Box::new(Origin { id: self.publisher.next_id(wall), client_id, received_at: wall })
+        });
+        let message = Arc::new(Message::new(publish, publish.topic, wall, origin));
+        if routes.refuses(&message, from) {
+            return self.refuse_publication(publish, Limit::QueueFull).map(|()| false);
+        }
+        let mut retained = publish.retain;
+        if publish.retain
+            && let Err(limit) = self.shared.retain(&message)
+        {
+            retained = false;
+            events::limited(&self.shared, limit, &self.peer.client_id, "not retained");
+            if publish.qos > QoS::AtMostOnce && self.peer.version == Version::V5 {
+                self.answer_refused(publish, limit.reason(), "it cannot be retained: there is no room for it");
+                return Ok(false);
+            }
+            // Who cannot be told otherwise gets the rest of what it asked for.
+        }
+        let effects = self.effects.get_or_insert_default();
+        let outcome = routes.deliver(&message, from, now, effects);
+        effects.published(self.shared.journal.as_ref(), &message, inbound, retained);
+        self.turn.lose_routed(&outcome);
+        if let Some(mailbox) = outcome.hold {
+            self.hold_for(mailbox, now);
+        }
+        Ok(true)
+    }
+
+    /// The session and the packet identifier of a publication that must be known again after a restart.
+    fn durable_id(&self, publish: &Publish<'_>) -> Option<(u64, PacketId)> {
+        let id = publish.packet_id.filter(|_| self.mailbox.durable && publish.qos == QoS::ExactlyOnce)?;
+        Some((self.mailbox.session, id))
     }
 
     /// PUBACK or PUBREC; withheld while a subscriber is behind, in the order of the publications [MQTT-4.6.0-2].
@@ -213,14 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             QoS::AtLeastOnce => Packet::PubAck(ack.clone()),
             QoS::ExactlyOnce => Packet::PubRec(ack.clone()),
         };
-        let acknowledged = u32::from(qos == QoS::AtLeastOnce);
-        if self.hold.is_some() {
-            codec::encode(&packet, self.peer.version, &mut self.withheld.bytes);
-            self.withheld.acknowledged += acknowledged;
-        } else {
-            self.send(&packet);
-            self.session.inbound.acknowledged(acknowledged);
-        }
+        self.answer(&packet, u32::from(qos == QoS::AtLeastOnce));
     }
 
     /// QoS 1 and 2 publications that the client may have on the way; only MQTT 5.0 tells it.

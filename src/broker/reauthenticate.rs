@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection};
+use super::durable;
 use super::events::{self, Who};
 use super::unix_millis;
 use crate::auth::{Grants, Identity, Presented, Refusal, Verdict, Why};
@@ -69,6 +70,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.shared.registry.identify(&self.peer.client_id, self.mailbox.session, &identity);
         if let Some(will) = &mut self.will {
             will.identity = identity.clone();
+        }
+        let about = self.shared.registry.about(&self.peer.client_id).filter(|_| self.mailbox.durable);
+        if let Some(about) = about {
+            let (client_id, session, will) = (&self.peer.client_id, self.mailbox.session, self.will.as_ref());
+            let effects = self.effects.get_or_insert_default();
+            durable::record(&mut effects.records, client_id, session, &identity, &about, will);
         }
         self.peer.identity = identity;
         if let Some(filter) = self.take_grants(grants) {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::{Closing, Connection, Peer};
 use super::counters::Loss;
+use super::effects::Effects;
 use super::events::{self, Who};
 use super::mailbox::Mailbox;
 use super::registry::Entry;
@@ -88,7 +89,9 @@ impl Shared {
             }
             let mut sessions = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(stored) = sessions.get_mut(client_id) else { return };
-            let lost = self.withdraw(&grants, stored, session);
+            let mut effects = Effects::default();
+            let lost = self.withdraw(&grants, stored, &mailbox, &mut effects);
+            self.carry_out(effects);
             let held = held(stored);
             let sent: Vec<PacketId> = stored.inflight.iter().map(|(id, _)| id).collect();
             let taken = take_back(&grants, &held, stored, sent.into_iter());
@@ -106,13 +109,22 @@ impl Shared {
     }
 
     /// Takes away the subscriptions that are not granted; answers the first of them.
-    fn withdraw(&self, grants: &Grants, stored: &mut StoredSession, session: u64) -> Option<Box<str>> {
+    fn withdraw(
+        &self,
+        grants: &Grants,
+        stored: &mut StoredSession,
+        mailbox: &Mailbox,
+        effects: &mut Effects,
+    ) -> Option<Box<str>> {
         let mut lost = None;
         stored.subscriptions.retain(|text, subscription| {
             let Ok(filter) = Filter::parse(text) else { return false };
             let granted = grants.may_subscribe(filter.filter, filter.share, subscription.options.qos);
             if !granted {
-                self.router.unsubscribe(&filter, session);
+                self.router.unsubscribe(&filter, mailbox.session);
+                if mailbox.durable {
+                    effects.records.unsubscribed(mailbox.session, text);
+                }
                 lost.get_or_insert_with(|| text.clone());
             }
             granted
@@ -123,18 +135,20 @@ impl Shared {
     /// Drops what waits for a session and what it may not have: `taken` is what was taken out elsewhere. What a shared
     /// subscription had given it at QoS 1 goes to another member.
     fn clear(&self, grants: &Grants, held: &[Box<str>], mailbox: &Mailbox, taken: Vec<Delivery>) {
-        let mut wakers = Vec::new();
+        let mut effects = Effects::default();
         let removed = mailbox.extract(|delivery| !may_have(grants, held, delivery));
         for delivery in taken.into_iter().chain(removed) {
+            effects.done(mailbox, &delivery);
             let via = delivery.via.clone();
             match via.as_ref().and_then(|via| via.share.as_deref()) {
                 Some(share) if delivery.qos == QoS::AtLeastOnce => {
-                    self.router.redeliver(share, delivery, self.now(), &mut wakers);
+                    self.router.redeliver(share, &delivery.message, self.now(), &mut effects);
+                    effects.given_again(self.journal.as_ref(), &delivery.message);
                 }
                 _ => self.counters.dropped.add(Loss::Revoked, 1),
             }
         }
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        self.carry_out(effects);
     }
 }
 
@@ -235,7 +249,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn take_grants(&mut self, grants: Grants) -> Option<Box<str>> {
         self.peer.grants = grants;
         self.publisher.forget_permissions();
-        let lost = self.shared.withdraw(&self.peer.grants, &mut self.session, self.mailbox.session);
+        let mut effects = self.effects.take().unwrap_or_default();
+        let lost = self.shared.withdraw(&self.peer.grants, &mut self.session, &self.mailbox, &mut effects);
+        self.effects = Some(effects);
         let (held, grants) = (held(&self.session), &self.peer.grants);
         self.replay
             .retain(|delivery| may_have(grants, &held, delivery), |filter| held.iter().any(|it| **it == *filter));

@@ -13,8 +13,11 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::counters::{Gate, Loss};
+use super::durable;
+use super::effects::Effects;
 use super::limits::Limit;
 use super::mailbox::{Command, Mailbox};
+use super::replay::Replay;
 use super::will::Will;
 use super::{Shared, unix_millis, will};
 use crate::auth::{Grants, Identity, Principal};
@@ -47,8 +50,24 @@ pub struct Entry {
     pub about: About,
     /// The will that waits for its delay, while the client is away.
     will: Option<Will>,
+    /// Retained messages that its subscriptions still get, while the client is away.
+    replay: Replay,
     /// What ends the session, or sends the will, while the client is away.
     timer: Option<AbortHandle>,
+}
+
+impl Entry {
+    /// A session of which nobody knows yet when it ends.
+    fn new(mailbox: Arc<Mailbox>, identity: Arc<Identity>, online: bool, about: About, will: Option<Will>) -> Self {
+        let (grants, replay) = (Grants::deny_all(), Replay::default());
+        Self { mailbox, identity, grants, online, about, will, replay, timer: None }
+    }
+
+    /// A session that was kept over a restart.
+    pub fn restored(mailbox: Arc<Mailbox>, identity: Arc<Identity>, about: About, will: Option<Will>) -> Self {
+        Self::new(mailbox, identity, false, about, will)
+    }
+
 }
 
 /// The connection of a client, or its last one while it is away.
@@ -63,6 +82,8 @@ pub struct About {
     pub asked: Instant,
     /// Seconds that the session lives on, once the client is away.
     pub expiry: u32,
+    /// QoS 1 and 2 deliveries that the client accepts at a time.
+    pub window: u16,
 }
 
 /// A session given to a connection.
@@ -73,6 +94,8 @@ pub struct Claim {
     pub stored: Option<StoredSession>,
     /// What that was found good by.
     pub granted: Option<Grants>,
+    /// Retained messages that its subscriptions still get.
+    pub replay: Replay,
 }
 
 /// Why a connection gets no session.
@@ -95,6 +118,7 @@ pub struct Leaving {
     /// How long the session lives on; zero ends it.
     pub expiry: Duration,
     pub will: Option<Will>,
+    pub replay: Replay,
     /// What the session was found good by, and the count of policies then.
     pub grants: Grants,
     pub generation: u64,
@@ -105,6 +129,11 @@ pub struct Leaving {
 impl Registry {
     pub fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers sessions from behind this one on.
+    pub fn go_on_after(&self, session: u64) {
+        self.last_session.fetch_max(session, Ordering::Relaxed);
     }
 
     /// Sessions, of connected clients and of those that are away.
@@ -129,6 +158,11 @@ impl Registry {
         let clients = self.lock();
         let away = clients.iter().filter(|(_, entry)| !entry.online);
         away.map(|(client_id, entry)| (client_id.clone(), entry.mailbox.session)).collect()
+    }
+
+    /// The connection of a client, or its last one.
+    pub fn about(&self, client_id: &str) -> Option<About> {
+        self.lock().get(client_id).map(|entry| entry.about.clone())
     }
 
     /// The client of a session has shown another credential.
@@ -218,19 +252,12 @@ impl Shared {
         }
         let Some(entry) = clients.get_mut(client_id) else {
             let session = self.registry.last_session.fetch_add(1, Ordering::Relaxed) + 1;
-            let mailbox = Arc::new(Mailbox::new(session, self.queue_limits(&identity.principal)));
+            // Only what may outlive its connection is written down.
+            let durable = self.journal.is_some() && about.expiry > 0;
+            let mailbox = Arc::new(Mailbox::new(session, self.queue_limits(&identity.principal), durable));
             mailbox.connect(self.now());
-            let entry = Entry {
-                mailbox: mailbox.clone(),
-                identity: identity.clone(),
-                grants: Grants::deny_all(),
-                online: true,
-                about: about.clone(),
-                will: None,
-                timer: None,
-            };
-            clients.insert(client_id.clone(), entry);
-            return Ok(Step::Claimed(Claim { mailbox, stored: None, granted: None }));
+            clients.insert(client_id.clone(), Entry::new(mailbox.clone(), identity.clone(), true, about.clone(), None));
+            return Ok(Step::Claimed(Claim { mailbox, stored: None, granted: None, replay: Replay::default() }));
         };
         let same = entry.identity.principal == identity.principal;
         if !same && !may_displace(identity, &entry.identity, client_id) {
@@ -259,25 +286,30 @@ impl Shared {
         entry.identity = identity.clone();
         entry.mailbox.connect(self.now());
         let granted = Some(entry.grants.clone());
-        let mut sessions = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Step::Claimed(Claim { mailbox: entry.mailbox.clone(), stored: sessions.take(client_id), granted }))
+        let replay = std::mem::take(&mut entry.replay);
+        let stored = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).take(client_id);
+        Ok(Step::Claimed(Claim { mailbox: entry.mailbox.clone(), stored, granted, replay }))
     }
 
-    fn queue_limits(&self, principal: &Principal) -> Limits {
+    pub fn queue_limits(&self, principal: &Principal) -> Limits {
+        let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        if *principal == Principal::Bridge {
+            // Telemetry has a quota of its own, in bytes; what is more lets publishers wait.
+            return Limits { messages: usize::MAX, bytes: bytes(self.telemetry_buffer), full: Full::Wait };
+        }
         Limits {
             messages: self.limits.max_queued_messages as usize,
-            bytes: usize::try_from(self.limits.max_queued_bytes).unwrap_or(usize::MAX),
-            full: match (principal, self.limits.queue_full) {
-                (Principal::Bridge, _) => Full::Wait,
-                (_, QueueFull::DropOldest) => Full::DropOldest,
-                (_, QueueFull::Refuse) => Full::Refuse,
+            bytes: bytes(self.limits.max_queued_bytes),
+            full: match self.limits.queue_full {
+                QueueFull::DropOldest => Full::DropOldest,
+                QueueFull::Refuse => Full::Refuse,
             },
         }
     }
 
     /// Takes a session back from a connection that ends: keeps it until it expires, or ends it.
     pub fn release(self: &Arc<Self>, client_id: &Arc<str>, mailbox: &Arc<Mailbox>, leaving: Leaving) {
-        let Leaving { session, expiry, will, grants, generation, successors } = leaving;
+        let Leaving { session, expiry, will, replay, grants, generation, successors } = leaving;
         // A will without a delay is due now, also where a successor goes on with the session.
         let (due, waiting) = match will {
             Some(will) if will.delay.is_zero() => (Some(will), None),
@@ -289,7 +321,7 @@ impl Shared {
             drop(clients);
             self.discard(mailbox, &session);
             if let Some(will) = due.or(waiting) {
-                will::publish(self, will);
+                will::publish(self, will, Effects::default());
             }
             return;
         };
@@ -300,21 +332,24 @@ impl Shared {
             drop(clients);
             self.discard(mailbox, &session);
             if let Some(will) = due.or(waiting) {
-                will::publish(self, will);
+                will::publish(self, will, Effects::default());
             }
         } else {
             self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(client_id, session);
             entry.online = false;
             entry.about.since = unix_millis();
             entry.about.expiry = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
-            let delay = waiting.as_ref().map(|will| will.delay.min(expiry));
             entry.will = waiting;
             entry.grants = grants;
-            let task = tokio::spawn(away(self.clone(), client_id.clone(), mailbox.session, delay, expiry));
-            entry.timer = Some(task.abort_handle());
+            entry.replay = replay;
+            let mut effects = Effects::default();
+            self.record_away(client_id, entry, &mut effects);
+            self.watch_over(entry, client_id, expiry);
             drop(clients);
-            if let Some(will) = due {
-                will::publish(self, will);
+            // In the same breath as the record that has it no longer: after a restart it is sent once, or again, never not.
+            match due {
+                Some(will) => will::publish(self, will, effects),
+                None => self.carry_out(effects),
             }
             if generation != self.generation() {
                 // Who went through the sessions for the new policy saw this one connected, and left it to its task.
@@ -331,6 +366,24 @@ impl Shared {
             // A newcomer that has gone away meanwhile needs no answer.
             let _ = successor.send(());
         }
+    }
+
+    /// Writes a session down whose client is away.
+    fn record_away(&self, client_id: &str, entry: &Entry, effects: &mut Effects) {
+        let Entry { mailbox, identity, about, will, .. } = entry;
+        if mailbox.durable {
+            let sessions = self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            let sent = sessions.get(client_id).map_or(0, |stored| stored.inflight.last_queued());
+            durable::record(&mut effects.records, client_id, mailbox.session, identity, about, will.as_ref());
+            effects.records.away(mailbox.session, about.since, about.expiry, sent);
+        }
+    }
+
+    /// Lets a session whose client is away send its will when that is due, and end when it has expired.
+    pub fn watch_over(self: &Arc<Self>, entry: &mut Entry, client_id: &Arc<str>, expiry: Duration) {
+        let delay = entry.will.as_ref().map(|will| will.delay.min(expiry));
+        let task = tokio::spawn(away(self.clone(), client_id.clone(), entry.mailbox.session, delay, expiry));
+        entry.timer = Some(task.abort_handle());
     }
 
     /// Ends a session for good, if it is the `wanted` one: subscriptions and queue go, a waiting will is sent.
@@ -357,7 +410,7 @@ impl Shared {
             self.discard(&entry.mailbox, &stored);
         }
         if let Some(will) = entry.will {
-            will::publish(self, will);
+            will::publish(self, will, Effects::default());
         }
     }
 
@@ -369,18 +422,22 @@ impl Shared {
             }
         }
         let inflight: Vec<_> = session.inflight.iter().map(|(_, sent)| sent.delivery.clone()).collect();
-        let mut wakers = Vec::new();
+        let mut effects = Effects::default();
+        if mailbox.durable {
+            effects.records.ended(mailbox.session);
+        }
         for delivery in inflight.into_iter().chain(mailbox.close()) {
             let via = delivery.via.clone();
             let Some(share) = via.as_ref().and_then(|via| via.share.as_deref()) else { continue };
             if delivery.qos == QoS::AtLeastOnce {
-                self.router.redeliver(share, delivery, self.now(), &mut wakers);
+                self.router.redeliver(share, &delivery.message, self.now(), &mut effects);
+                effects.given_again(self.journal.as_ref(), &delivery.message);
             } else {
                 // At QoS 2 the member may have it: another would be a second delivery [MQTT-4.8.2-5].
                 self.counters.dropped.add(Loss::SessionEnded, 1);
             }
         }
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        self.carry_out(effects);
     }
 }
 
@@ -400,15 +457,18 @@ async fn away(shared: Arc<Shared>, client_id: Arc<str>, session: u64, delay: Opt
     if let Some(delay) = delay {
         tokio::time::sleep(delay).await;
         left -= delay;
+        let mut effects = Effects::default();
         let will = {
             let mut clients = shared.registry.lock();
-            clients
-                .get_mut(&client_id)
-                .filter(|e| e.mailbox.session == session && !e.online)
-                .and_then(|e| e.will.take())
+            let entry = clients.get_mut(&client_id).filter(|e| e.mailbox.session == session && !e.online);
+            entry.and_then(|entry| {
+                let will = entry.will.take();
+                shared.record_away(&client_id, entry, &mut effects);
+                will
+            })
         };
         if let Some(will) = will {
-            will::publish(&shared, will);
+            will::publish(&shared, will, effects);
         }
     }
     tokio::time::sleep(left).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::counters::Loss;
+use super::effects::Effects;
 use crate::process::Shutdown;
 use crate::store::memory::{self, Level};
 
@@ -49,7 +50,9 @@ async fn shorten(shared: &Shared, halvings: u32) -> u64 {
     let (_, mailboxes) = shared.registry.mailboxes();
     for (index, mailbox) in mailboxes.iter().enumerate() {
         let (messages, bytes) = memory::level().queue();
-        dropped += mailbox.shorten(messages, bytes, halvings) as u64;
+        let mut effects = Effects::default();
+        dropped += mailbox.shorten(messages, bytes, halvings, &mut effects) as u64;
+        shared.carry_out(effects);
         if index % AT_ONCE == AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shared;
+use crate::mqtt::QoS;
 use crate::mqtt::packet::SubscriptionOptions;
+use crate::store::memory::Held;
 use crate::store::{Cursor, Delivery, Via};
 
 /// Subscriptions that wait for their retained messages before it matters that some may be the same.
@@ -21,6 +23,8 @@ pub struct Replay(Option<Box<Pending>>);
 struct Pending {
     found: VecDeque<Delivery>,
     searches: VecDeque<Search>,
+    /// What is on the account of memory while no connection has it there.
+    parked: Held,
 }
 
 #[derive(Debug)]
@@ -66,7 +70,7 @@ impl Replay {
             let Search { filter, options, via, cursor } = search;
             let found = shared.retained(filter, cursor).into_iter().map(|message| {
                 let qos = message.qos.min(options.qos);
-                Delivery { message, qos, retain: true, via: via.clone() }
+                Delivery::new(message, qos, true, via.clone())
             });
             pending.found.extend(found);
             if cursor.is_done() {
@@ -87,17 +91,29 @@ impl Replay {
         self.0.as_mut()?.found.pop_front()
     }
 
-    /// All that is still to come, for a session that outlives its connection; not more than `most`.
-    pub fn rest(&mut self, shared: &Shared, most: usize) -> Vec<Delivery> {
-        let mut rest = Vec::new();
-        while rest.len() < most && !self.is_empty() {
-            self.search(shared);
-            while let Some(delivery) = self.pop_front() {
-                rest.push(delivery);
+    /// What is still to come for a session that outlives its connection: QoS 0 does not.
+    pub fn rest(&mut self) -> Self {
+        let mut rest = std::mem::take(self);
+        if let Some(pending) = &mut rest.0 {
+            pending.found.retain(|delivery| delivery.qos > QoS::AtMostOnce);
+            pending.searches.retain(|search| search.options.qos > QoS::AtMostOnce);
+            pending.found.shrink_to_fit();
+            if pending.found.is_empty() && pending.searches.is_empty() {
+                rest.0 = None;
             }
         }
-        rest.truncate(most);
+        let held = rest.held();
+        if let Some(pending) = &mut rest.0 {
+            pending.parked.settle(held);
+        }
         rest
+    }
+
+    /// The client is back: its connection counts what is held from now on.
+    pub fn resume(&mut self) {
+        if let Some(pending) = &mut self.0 {
+            pending.parked.settle(0);
+        }
     }
 
     /// Bytes that it has allocated.

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::Waker;
 
+use super::effects::Effects;
 use super::mailbox::{Mailbox, Pressure, Standing};
 use crate::mqtt::QoS;
 use crate::mqtt::packet::SubscriptionOptions;
@@ -65,6 +65,8 @@ pub struct Routes {
     groups: Vec<Arc<Group>>,
     /// Whether anyone wants to be told where messages come from.
     pub wants_origin: bool,
+    /// Whether a session that gets it at QoS 1 or 2 is written down.
+    pub durable: bool,
 }
 
 /// One session that gets a copy.
@@ -152,11 +154,10 @@ impl Router {
     }
 
     /// Gives a message that a member did not take to another member of its group.
-    pub fn redeliver(&self, share: &str, mut delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) {
-        let routes = self.routes(delivery.message.topic());
+    pub fn redeliver(&self, share: &str, message: &Arc<Message>, now: u64, effects: &mut Effects) {
+        let routes = self.routes(message.topic());
         if let Some(group) = routes.groups.iter().find(|group| *group.name == *share) {
-            delivery.retain = false;
-            group.push(&delivery.message, now, wakers, &mut Routed::default());
+            group.push(message, now, effects, &mut Routed::default());
         }
     }
 }
@@ -309,11 +310,21 @@ impl Ends {
                 None => routes.direct.push(Route::new(subscriber)),
             }
             routes.wants_origin |= subscriber.wants_origin;
+            routes.durable |= subscriber.is_durable();
         }
         for group in &self.shared {
-            routes.wants_origin |= group.wants_origin();
+            for (member, _) in &*group.members() {
+                routes.wants_origin |= member.wants_origin;
+                routes.durable |= member.is_durable();
+            }
             routes.groups.push(group.clone());
         }
+    }
+}
+
+impl Subscriber {
+    fn is_durable(&self) -> bool {
+        self.mailbox.durable && self.options.qos > QoS::AtMostOnce
     }
 }
 
@@ -345,10 +356,6 @@ impl Group {
         self.members().is_empty()
     }
 
-    fn wants_origin(&self) -> bool {
-        self.members().iter().any(|(member, _)| member.wants_origin)
-    }
-
     /// Whether there is no room for the message with any member.
     fn refuses(&self, message: &Message) -> bool {
         let members = self.members();
@@ -356,7 +363,7 @@ impl Group {
     }
 
     /// The next member in turn; a connected one where there is any, and one with room.
-    fn push(&self, message: &Arc<Message>, now: u64, wakers: &mut Vec<Waker>, routed: &mut Routed) {
+    fn push(&self, message: &Arc<Message>, now: u64, effects: &mut Effects, routed: &mut Routed) {
         let members = self.members();
         if members.is_empty() {
             return;
@@ -373,13 +380,9 @@ impl Group {
             }
         }
         let (member, via) = &members[best.1];
-        let delivery = Delivery {
-            message: message.clone(),
-            qos: message.qos.min(member.options.qos),
-            retain: message.retain && member.options.retain_as_published,
-            via: Some(via.clone()),
-        };
-        routed.count(&member.mailbox, delivery, now, wakers);
+        let qos = message.qos.min(member.options.qos);
+        let retain = message.retain && member.options.retain_as_published;
+        routed.count(&member.mailbox, Delivery::new(message.clone(), qos, retain, Some(via.clone())), now, effects);
     }
 }
 
@@ -409,21 +412,17 @@ impl Routes {
         self.direct.is_empty() && self.groups.is_empty()
     }
 
-    /// Gives the message to all; wakers of sleeping sessions are added to `wakers`.
-    pub fn deliver(&self, message: &Arc<Message>, from: u64, now: u64, wakers: &mut Vec<Waker>) -> Routed {
+    /// Gives the message to all.
+    pub fn deliver(&self, message: &Arc<Message>, from: u64, now: u64, effects: &mut Effects) -> Routed {
         let mut routed = Routed::default();
         for route in &self.direct {
             let Some(terms) = route.terms(from) else { continue };
-            let delivery = Delivery {
-                message: message.clone(),
-                qos: message.qos.min(terms.qos),
-                retain: message.retain && terms.retain_as_published,
-                via: terms.via.clone(),
-            };
-            routed.count(&route.mailbox, delivery, now, wakers);
+            let qos = message.qos.min(terms.qos);
+            let retain = message.retain && terms.retain_as_published;
+            routed.count(&route.mailbox, Delivery::new(message.clone(), qos, retain, terms.via.clone()), now, effects);
         }
         for group in &self.groups {
-            group.push(message, now, wakers, &mut routed);
+            group.push(message, now, effects, &mut routed);
         }
         routed
     }
@@ -477,9 +476,9 @@ impl Terms {
 }
 
 impl Routed {
-    fn count(&mut self, mailbox: &Arc<Mailbox>, delivery: Delivery, now: u64, wakers: &mut Vec<Waker>) {
+    fn count(&mut self, mailbox: &Arc<Mailbox>, delivery: Delivery, now: u64, effects: &mut Effects) {
         let qos = delivery.qos;
-        let pushed = mailbox.push(delivery, now, wakers);
+        let pushed = mailbox.push(delivery, now, effects);
         if qos == QoS::AtMostOnce {
             self.shed += pushed.dropped;
         } else {
@@ -497,6 +496,7 @@ mod properties;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::mailbox::Admitted;
     use crate::mqtt::packet::Publish;
     use crate::mqtt::topic;
     use crate::store::{Full, Limits};
@@ -505,7 +505,11 @@ mod tests {
 
     fn subscriber(session: u64, qos: QoS) -> Subscriber {
         let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
-        Subscriber { mailbox: Arc::new(Mailbox::new(session, LIMITS)), options, identifier: None, wants_origin: false }
+        Subscriber { mailbox: Arc::new(Mailbox::new(session, LIMITS, false)), options, identifier: None, wants_origin: false }
+    }
+
+    fn all(window: usize) -> Admitted {
+        Admitted { window, end: u64::MAX, written: u64::MAX }
     }
 
     fn parse(filter: &str) -> Filter<'_> {
@@ -564,9 +568,9 @@ mod tests {
         one.mailbox.connect(0);
         router.subscribe(&parse("a/#"), one.clone());
         router.subscribe(&parse("a/+"), two);
-        router.routes("a/b").deliver(&message("a/b", QoS::ExactlyOnce), 0, 0, &mut Vec::new());
+        router.routes("a/b").deliver(&message("a/b", QoS::ExactlyOnce), 0, 0, &mut Effects::default());
         let mut queued = Vec::new();
-        one.mailbox.take(10, &mut Vec::new(), &mut queued, 0);
+        one.mailbox.take(&all(10), &mut Vec::new(), &mut queued, 0);
         assert_eq!(queued.len(), 1);
         assert_eq!(queued[0].qos, QoS::ExactlyOnce);
         assert_eq!(queued[0].via.as_ref().unwrap().identifiers, [7, 9]);
@@ -583,7 +587,7 @@ mod tests {
         members[2].mailbox.connect(0);
         let routes = router.routes("a");
         for _ in 0..10 {
-            routes.deliver(&message("a", QoS::AtLeastOnce), 99, 0, &mut Vec::new());
+            routes.deliver(&message("a", QoS::AtLeastOnce), 99, 0, &mut Effects::default());
         }
         let waiting: Vec<_> = members.iter().map(|m| m.mailbox.close().len()).collect();
         assert_eq!(waiting.iter().sum::<usize>(), 10);
@@ -599,14 +603,14 @@ mod tests {
         router.subscribe(&parse("a"), own.clone());
         let routes = router.routes("a");
         for from in [5, 6, 5] {
-            routes.deliver(&message("a", QoS::AtLeastOnce), from, 0, &mut Vec::new());
+            routes.deliver(&message("a", QoS::AtLeastOnce), from, 0, &mut Effects::default());
         }
         assert_eq!(own.mailbox.close().len(), 1, "the one of another client");
     }
 
     fn refusing(session: u64, messages: usize) -> Subscriber {
         let limits = Limits { messages, bytes: usize::MAX, full: Full::Refuse };
-        Subscriber { mailbox: Arc::new(Mailbox::new(session, limits)), ..subscriber(session, QoS::AtLeastOnce) }
+        Subscriber { mailbox: Arc::new(Mailbox::new(session, limits, false)), ..subscriber(session, QoS::AtLeastOnce) }
     }
 
     #[test]
@@ -617,10 +621,10 @@ mod tests {
         router.subscribe(&parse("a"), free.clone());
         let (routes, message) = (router.routes("a"), message("a", QoS::AtLeastOnce));
         assert!(!routes.refuses(&message, 0), "at the limit");
-        routes.deliver(&message, 0, 0, &mut Vec::new());
+        routes.deliver(&message, 0, 0, &mut Effects::default());
         assert!(routes.refuses(&message, 0), "one past it");
         assert!(!routes.refuses(&self::message("a", QoS::AtMostOnce), 0), "QoS 0 does not wait in queues");
-        full.mailbox.take(1, &mut Vec::new(), &mut Vec::new(), 0);
+        full.mailbox.take(&all(1), &mut Vec::new(), &mut Vec::new(), 0);
         assert!(!routes.refuses(&message, 0));
     }
 
@@ -634,7 +638,7 @@ mod tests {
         let (routes, message) = (router.routes("a"), message("a", QoS::AtLeastOnce));
         for _ in 0..3 {
             assert!(!routes.refuses(&message, 0));
-            routes.deliver(&message, 0, 0, &mut Vec::new());
+            routes.deliver(&message, 0, 0, &mut Effects::default());
         }
         assert!(routes.refuses(&message, 0));
         assert_eq!(members.map(|member| member.mailbox.close().len()), [1, 2], "who has room gets it");

@@ -5,11 +5,28 @@ use std::io;
 use std::path::Path;
 
 use super::Error;
-use crate::config::broker::Durability;
+use crate::config::broker::{Durability, Storage};
 use crate::config::files::State;
+use crate::store::journal::{self, Journal, Recovered};
+
+/// Bytes of a segment of the journal.
+const SEGMENT: u32 = 16 * 1024 * 1024;
+
+/// Opens what is kept in the directory, if anything is to be kept.
+pub fn open(storage: Option<Storage>, state: &State) -> Result<Option<(Journal, Recovered)>, Error> {
+    let Some(Storage { durability, size }) = storage else { return Ok(None) };
+    prepare(durability, state)?;
+    let durability = match durability {
+        Durability::Memory => return Ok(None),
+        Durability::Fsync => journal::Durability::Fsync,
+        Durability::Async => journal::Durability::Async,
+    };
+    let settings = journal::Settings { directory: state.0.join("journal"), durability, size, segment: SEGMENT };
+    Ok(Some(journal::open(settings)?))
+}
 
 /// Says why messages could not be kept in the directory, before one is acknowledged.
-pub fn prepare(durability: Durability, state: &State) -> Result<(), Error> {
+fn prepare(durability: Durability, state: &State) -> Result<(), Error> {
     if !durability.is_durable() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::effects::Effects;
 use super::{Shared, metrics, unix_millis};
 use crate::mqtt::QoS;
 use crate::mqtt::packet::Publish;
@@ -149,15 +150,16 @@ impl Shared {
 
     /// Publishes what has changed since the last time.
     pub fn publish_sys(&self) {
-        let mut wakers = Vec::new();
+        let mut effects = Effects::default();
         for message in self.sys.update(&self.figures()) {
             let routes = self.router.routes(message.topic());
             if !routes.is_empty() {
-                let routed = routes.deliver(&message, 0, self.now(), &mut wakers);
+                let routed = routes.deliver(&message, 0, self.now(), &mut effects);
+                effects.published(self.journal.as_ref(), &message, None, false);
                 self.counters.dropped.add_routed(&routed);
             }
         }
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        self.carry_out(effects);
     }
 }
 

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::effects::Effects;
 use super::events::{self, Who};
 use super::limits::Limit;
 use super::{Shared, unix_millis};
 use crate::auth::explain::{self, Request, Verb};
 use crate::auth::{Decision, Grants, Identity};
-use crate::mqtt::Version;
+use crate::mqtt::{QoS, Version};
 use crate::mqtt::packet::{Publish, Will as Asked};
 use crate::mqtt::property::PublishProperties;
-use crate::store::{Message, Origin};
+use crate::store::{Message, Origin, Stored, StoredOrigin};
 
 /// A will, and whose it is.
 #[derive(Debug)]
@@ -52,8 +57,76 @@ impl Will {
     }
 }
 
-/// Publishes a will, if its client may publish there by the rules as they are now.
-pub fn publish(shared: &Shared, will: Will) {
+/// A will, to be written down.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredWill {
+    topic: String,
+    qos: u8,
+    retain: bool,
+    /// Base64, as the payload: the properties that every subscriber of MQTT 5.0 gets, encoded.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    properties: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    payload: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expiry: Option<u32>,
+    delay: u64,
+    id: String,
+}
+
+impl Will {
+    /// In the form in which it outlives the process.
+    pub fn to_stored(&self) -> StoredWill {
+        let message = &self.message;
+        StoredWill {
+            topic: message.topic().to_owned(),
+            qos: message.qos as u8,
+            retain: message.retain,
+            properties: STANDARD.encode(message.properties()),
+            payload: STANDARD.encode(message.payload()),
+            expiry: self.expiry,
+            delay: self.delay.as_secs(),
+            id: ulid::Ulid(message.origin.as_ref().map_or(0, |origin| origin.id)).to_string(),
+        }
+    }
+
+    /// The will of a session that was kept over a restart.
+    pub fn restore(stored: &StoredWill, client_id: &Arc<str>, identity: &Arc<Identity>) -> Result<Self, BadWill> {
+        let id = stored.id.parse::<ulid::Ulid>().map_err(|_| BadWill)?.0;
+        let qos = QoS::from_bits(stored.qos).ok_or(BadWill)?;
+        let properties = STANDARD.decode(&stored.properties).map_err(|_| BadWill)?;
+        let payload = STANDARD.decode(&stored.payload).map_err(|_| BadWill)?;
+        let bytes = [stored.topic.as_bytes(), &properties, &payload].concat();
+        let parts = Stored {
+            id: 0,
+            bytes: &bytes,
+            topic_length: stored.topic.len(),
+            properties_length: properties.len(),
+            qos,
+            retain: stored.retain,
+            expires_at: None,
+            origin: Some(StoredOrigin { id, client_id, received_at: 0 }),
+        };
+        let message = Message::restore(parts).ok_or(BadWill)?;
+        let (expiry, delay) = (stored.expiry, Duration::from_secs(stored.delay));
+        Ok(Self { message, expiry, delay, identity: identity.clone() })
+    }
+}
+
+/// A will that was written down and cannot be read.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("its will cannot be read")]
+pub struct BadWill;
+
+/// Publishes a will, if its client may publish there by the rules as they are now. Carries out `effects`, with what the will
+/// adds to them.
+pub fn publish(shared: &Shared, will: Will, mut effects: Effects) {
+    send(shared, will, &mut effects);
+    shared.carry_out(effects);
+}
+
+fn send(shared: &Shared, will: Will, effects: &mut Effects) {
     let Will { mut message, expiry, identity, .. } = will;
     let client_id = message.origin.as_ref().map_or_else(|| "".into(), |origin| origin.client_id.clone());
     let grants = shared.grants_now(&identity, &client_id);
@@ -82,13 +155,14 @@ pub fn publish(shared: &Shared, will: Will) {
     if routes.refuses(&message, 0) {
         return limited(Limit::QueueFull, "will not sent");
     }
-    if message.retain
-        && let Err(limit) = shared.retain(&message)
-    {
-        limited(limit, "will not retained");
+    let mut retained = false;
+    if message.retain {
+        match shared.retain(&message) {
+            Ok(()) => retained = true,
+            Err(limit) => limited(limit, "will not retained"),
+        }
     }
-    let mut wakers = Vec::new();
-    let routed = routes.deliver(&message, 0, shared.now(), &mut wakers);
+    let routed = routes.deliver(&message, 0, shared.now(), effects);
+    effects.published(shared.journal.as_ref(), &message, None, retained);
     shared.counters.dropped.add_routed(&routed);
-    wakers.into_iter().for_each(std::task::Waker::wake);
 }

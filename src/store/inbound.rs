@@ -23,6 +23,11 @@ pub enum Arrival {
 }
 
 impl Inbound {
+    /// What a client had not released when the broker ended.
+    pub fn restore(unreleased: impl IntoIterator<Item = PacketId>) -> Self {
+        Self { unreleased: unreleased.into_iter().collect(), unacknowledged: 0 }
+    }
+
     /// Another connection continues the session.
     pub fn reconnect(&mut self) {
         self.unacknowledged = 0;

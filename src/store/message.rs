@@ -13,6 +13,8 @@ use crate::mqtt::packet::Publish;
 pub struct Message {
     /// What the journal knows it by; 0 while it does not.
     id: AtomicU64,
+    /// The position at which the journal has it, with all sessions that it was given to first.
+    written: AtomicU64,
     bytes: Box<[u8]>,
     topic_length: usize,
     properties_length: usize,
@@ -70,6 +72,7 @@ impl Message {
         bytes.extend_from_slice(publish.payload);
         let message = Self {
             id: AtomicU64::new(0),
+            written: AtomicU64::new(u64::MAX),
             bytes: bytes.into_boxed_slice(),
             topic_length: topic.len(),
             properties_length,
@@ -95,6 +98,7 @@ impl Message {
         });
         let message = Self {
             id: AtomicU64::new(stored.id),
+            written: AtomicU64::new(0),
             bytes: stored.bytes.into(),
             topic_length: stored.topic_length,
             properties_length: stored.properties_length,
@@ -124,6 +128,17 @@ impl Message {
             expires_at: self.expires_at,
             origin,
         }
+    }
+
+    /// The position from which on it is written down, with the sessions that it was given to first; the greatest until
+    /// that is known.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// It is written down at this position.
+    pub fn written_at(&self, position: u64) {
+        self.written.store(position, Ordering::Release);
     }
 
     /// The journal's number for it, which is `fresh` if it has none: from then on the journal is told its bytes once,

@@ -15,6 +15,7 @@ pub mod sessions;
 
 pub use inbound::{Arrival, Inbound};
 pub use inflight::{Inflight, Sent};
+pub use journal::EXTRA;
 pub use message::{Message, Origin, Stored, StoredOrigin};
 pub use queue::{Delivery, Full, Limits, Queue, Via};
 pub use retained::{Cursor, NotRetained, Retained, Room};

@@ -17,6 +17,15 @@ pub struct Delivery {
     pub retain: bool,
     /// What the usual subscription does not have.
     pub via: Option<Arc<Via>>,
+    /// Its place among all that ever waited for the session at QoS 1 and 2, from 1 on; given by the queue.
+    pub seq: u64,
+}
+
+impl Delivery {
+    /// One that has no place yet.
+    pub fn new(message: Arc<Message>, qos: QoS, retain: bool, via: Option<Arc<Via>>) -> Self {
+        Self { message, qos, retain, via, seq: 0 }
+    }
 }
 
 /// How a message came to a session, beyond a plain subscription.
@@ -54,6 +63,7 @@ const SHRINK_BY: usize = 4;
 #[derive(Debug)]
 pub struct Queue {
     waiting: VecDeque<Delivery>,
+    last_seq: u64,
     bytes: usize,
     limits: Limits,
     held: Held,
@@ -62,59 +72,82 @@ pub struct Queue {
 impl Queue {
     /// An empty queue.
     pub fn new(limits: Limits) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, limits, held: Held::default() }
+        Self { waiting: VecDeque::new(), last_seq: 0, bytes: 0, limits, held: Held::default() }
     }
 
-    /// Appends; returns how many of the oldest had to go.
-    pub fn push(&mut self, delivery: Delivery) -> usize {
-        let mut dropped = 0;
+    /// Appends, and gives the delivery its place, which is answered. The oldest that have to go are told to `dropped`.
+    pub fn push(&mut self, mut delivery: Delivery, mut dropped: impl FnMut(Delivery)) -> u64 {
         if self.limits.full == Full::DropOldest {
-            while !self.waiting.is_empty() && self.is_full_for(&delivery.message) {
-                self.pop();
-                dropped += 1;
+            while self.is_full_for(&delivery.message)
+                && let Some(oldest) = self.pop()
+            {
+                dropped(oldest);
             }
             if memory::level() > Level::Ample {
                 // Long queues give way before anybody is refused.
                 let (messages, bytes) = memory::level().queue();
-                dropped += self.shrink(messages, bytes, SHRINK_BY);
+                self.shrink(messages, bytes, SHRINK_BY, dropped);
             }
         }
+        self.last_seq += 1;
+        delivery.seq = self.last_seq;
+        self.put(delivery);
+        self.last_seq
+    }
+
+    /// Puts back what waited before the broker was started, at its place.
+    pub fn restore(&mut self, delivery: Delivery) {
+        self.last_seq = self.last_seq.max(delivery.seq);
+        self.put(delivery);
+    }
+
+    /// Goes on after this place.
+    pub fn go_on_after(&mut self, seq: u64) {
+        self.last_seq = self.last_seq.max(seq);
+    }
+
+    fn put(&mut self, delivery: Delivery) {
         self.bytes += delivery.message.size();
         self.waiting.push_back(delivery);
         self.settle();
-        dropped
     }
 
-    /// Drops all that is more than these messages or bytes, oldest first, if the queue may drop; answers how many.
-    pub fn shorten(&mut self, messages: usize, bytes: usize) -> usize {
-        if self.limits.full == Full::DropOldest { self.shrink(messages, bytes, usize::MAX) } else { 0 }
+    /// Drops all that is more than these messages or bytes, oldest first, if the queue may drop.
+    pub fn shorten(&mut self, messages: usize, bytes: usize, dropped: impl FnMut(Delivery)) {
+        if self.limits.full == Full::DropOldest {
+            self.shrink(messages, bytes, usize::MAX, dropped);
+        }
     }
 
-    fn shrink(&mut self, messages: usize, bytes: usize, most: usize) -> usize {
-        let mut dropped = 0;
-        while dropped < most && (self.waiting.len() > messages || self.bytes > bytes) {
-            self.pop();
-            dropped += 1;
+    fn shrink(&mut self, messages: usize, bytes: usize, mut most: usize, mut dropped: impl FnMut(Delivery)) {
+        while most > 0
+            && (self.waiting.len() > messages || self.bytes > bytes)
+            && let Some(oldest) = self.pop()
+        {
+            dropped(oldest);
+            most -= 1;
         }
         if self.waiting.capacity() > 1024 && self.waiting.len() < self.waiting.capacity() / 4 {
             self.waiting.shrink_to(self.waiting.len() * 2);
             self.settle();
         }
-        dropped
-    }
-
-    /// Puts back what was taken and not sent.
-    pub fn push_front(&mut self, delivery: Delivery) {
-        self.bytes += delivery.message.size();
-        self.waiting.push_front(delivery);
-        self.settle();
     }
 
     fn settle(&mut self) {
         self.held.settle(self.waiting.capacity() * size_of::<Delivery>());
     }
 
+    /// The place of the oldest.
+    pub fn first_seq(&self) -> Option<u64> {
+        self.waiting.front().map(|delivery| delivery.seq)
+    }
+
     /// The oldest.
+    pub fn front(&self) -> Option<&Delivery> {
+        self.waiting.front()
+    }
+
+    /// The oldest, taken out.
     pub fn pop(&mut self) -> Option<Delivery> {
         let delivery = self.waiting.pop_front()?;
         self.bytes -= delivery.message.size();
@@ -180,20 +213,28 @@ mod tests {
             properties: Default::default(),
             payload: payload.as_bytes(),
         };
-        Delivery {
-            message: Arc::new(Message::new(&publish, "t", 0, None)),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            via: None,
-        }
+        Delivery::new(Arc::new(Message::new(&publish, "t", 0, None)), QoS::AtLeastOnce, false, None)
+    }
+
+    /// Pushes, and answers how many had to go.
+    fn push(queue: &mut Queue, payload: &str) -> usize {
+        let mut dropped = 0;
+        queue.push(delivery(payload), |_| dropped += 1);
+        dropped
+    }
+
+    fn shorten(queue: &mut Queue, messages: usize, bytes: usize) -> usize {
+        let mut dropped = 0;
+        queue.shorten(messages, bytes, |_| dropped += 1);
+        dropped
     }
 
     #[test]
     fn a_full_queue_drops_the_oldest_and_says_so() {
         let mut queue = Queue::new(Limits { messages: 2, bytes: usize::MAX, full: Full::DropOldest });
-        assert_eq!(queue.push(delivery("1")), 0);
-        assert_eq!(queue.push(delivery("2")), 0);
-        assert_eq!(queue.push(delivery("3")), 1);
+        assert_eq!(push(&mut queue, "1"), 0);
+        assert_eq!(push(&mut queue, "2"), 0);
+        assert_eq!(push(&mut queue, "3"), 1);
         assert_eq!(queue.pop().unwrap().message.payload(), b"2");
         assert_eq!(queue.pop().unwrap().message.payload(), b"3");
         assert_eq!(queue.bytes(), 0);
@@ -203,7 +244,7 @@ mod tests {
     fn what_is_taken_out_of_the_middle_is_no_longer_counted() {
         let mut queue = Queue::new(Limits { messages: 10, bytes: usize::MAX, full: Full::DropOldest });
         for payload in ["1", "22", "3", "22"] {
-            queue.push(delivery(payload));
+            push(&mut queue, payload);
         }
         let taken = queue.extract(|delivery| delivery.message.payload() == b"22");
         assert_eq!((taken.len(), queue.len()), (2, 2));
@@ -215,7 +256,7 @@ mod tests {
     #[test]
     fn a_queue_that_must_not_drop_grows_past_its_limit_and_reports_full() {
         let mut queue = Queue::new(Limits { messages: 1, bytes: usize::MAX, full: Full::Wait });
-        assert_eq!(queue.push(delivery("1")) + queue.push(delivery("2")), 0);
+        assert_eq!(push(&mut queue, "1") + push(&mut queue, "2"), 0);
         assert_eq!(queue.len(), 2);
         assert!(queue.is_full());
     }
@@ -224,26 +265,29 @@ mod tests {
     fn a_long_queue_gives_way_a_few_messages_at_a_time_and_keeps_the_newest() {
         let mut queue = Queue::new(Limits { messages: usize::MAX, bytes: usize::MAX, full: Full::DropOldest });
         (0..100).for_each(|number| {
-            queue.push(delivery(&number.to_string()));
+            push(&mut queue, &number.to_string());
         });
-        let dropped: Vec<usize> =
-            std::iter::from_fn(|| Some(queue.shrink(90, usize::MAX, 4)).filter(|it| *it > 0)).collect();
-        assert_eq!(dropped, [4, 4, 2]);
+        let mut shrink = || {
+            let mut dropped = Vec::new();
+            queue.shrink(90, usize::MAX, 4, |delivery| dropped.push(delivery.seq));
+            dropped
+        };
+        assert_eq!([shrink(), shrink(), shrink(), shrink()], [vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9, 10], vec![]]);
         assert_eq!(queue.pop().unwrap().message.payload(), b"10");
         let size = queue.pop().unwrap().message.size();
-        queue.shorten(usize::MAX, 3 * size);
+        shorten(&mut queue, usize::MAX, 3 * size);
         assert_eq!(queue.len(), 3);
-        assert_eq!(queue.shorten(3, 3 * size), 0);
+        assert_eq!(shorten(&mut queue, 3, 3 * size), 0);
         let mut kept = Queue::new(Limits { messages: 1, bytes: 1, full: Full::Wait });
-        (0..3).for_each(|_| assert_eq!(kept.push(delivery("x")), 0));
-        assert_eq!(kept.shorten(0, 0), 0, "what must not drop does not");
+        (0..3).for_each(|_| assert_eq!(push(&mut kept, "x"), 0));
+        assert_eq!(shorten(&mut kept, 0, 0), 0, "what must not drop does not");
     }
 
     #[test]
     fn a_message_larger_than_the_byte_limit_is_kept_alone() {
         let mut queue = Queue::new(Limits { messages: 10, bytes: 8, full: Full::DropOldest });
-        queue.push(delivery("small"));
-        assert_eq!(queue.push(delivery("much larger than eight bytes")), 1);
+        push(&mut queue, "small");
+        assert_eq!(push(&mut queue, "much larger than eight bytes"), 1);
         assert_eq!(queue.len(), 1);
     }
 }

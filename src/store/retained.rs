@@ -74,11 +74,16 @@ impl Retained {
             self.forget_expired(now);
             self.check(message, room)?;
         }
+        self.restore(message);
+        Ok(())
+    }
+
+    /// Takes back what was retained before the broker was started.
+    pub fn restore(&mut self, message: &Arc<Message>) {
         self.remove(message.topic());
         self.bytes += message.size() as u64;
         memory::count(entry_cost(message.topic()));
         self.by_topic.insert(message.topic().into(), message.clone());
-        Ok(())
     }
 
     fn check(&self, message: &Message, room: Room) -> Result<(), NotRetained> {

@@ -144,7 +144,7 @@ fn check_delivery(routes: &Routes, expected: &Expected, topic: &str, from: u64, 
     let qos = QoS::ExactlyOnce;
     let publish = Publish { dup: false, qos, retain: true, topic, packet_id: None, properties, payload: b"x" };
     let message = Arc::new(Message::new(&publish, topic, 0, None));
-    let routed = routes.deliver(&message, from, 0, &mut Vec::new());
+    let routed = routes.deliver(&message, from, 0, &mut Effects::default());
     let terms = |session: u64| match expected.direct.get(&session)? {
         (_, own) if session == from => own.as_ref(),
         (others, _) => Some(others),
@@ -153,7 +153,8 @@ fn check_delivery(routes: &Routes, expected: &Expected, topic: &str, from: u64, 
     let mut served = BTreeSet::new();
     for mailbox in mailboxes {
         let (mut qos0, mut queued) = (Vec::new(), Vec::new());
-        mailbox.take(usize::MAX, &mut qos0, &mut queued, 0);
+        let admitted = crate::broker::mailbox::Admitted { window: usize::MAX, end: u64::MAX, written: u64::MAX };
+        mailbox.take(&admitted, &mut qos0, &mut queued, 0);
         let mut direct = 0;
         for delivery in qos0.into_iter().chain(queued) {
             if let Some(share) = delivery.via.as_ref().and_then(|via| via.share.clone()) {
@@ -177,7 +178,7 @@ proptest! {
     ) {
         let router = Router::default();
         let mut list = List::new();
-        let mailboxes: Vec<_> = (0..SESSIONS).map(|session| Arc::new(Mailbox::new(session, LIMITS))).collect();
+        let mailboxes: Vec<_> = (0..SESSIONS).map(|session| Arc::new(Mailbox::new(session, LIMITS, false))).collect();
         for mailbox in &mailboxes {
             mailbox.connect(0);
         }
@@ -203,7 +204,7 @@ fn the_deepest_filter_does_not_exhaust_the_stack() {
     let deep = || {
         let topic = "/".repeat(topic::MAX_LENGTH);
         let router = Router::default();
-        let mailbox = Arc::new(Mailbox::new(1, LIMITS));
+        let mailbox = Arc::new(Mailbox::new(1, LIMITS, false));
         let options = SubscriptionOptions::default();
         router.subscribe(&parse(&topic), Subscriber { mailbox, options, identifier: None, wants_origin: false });
         assert_eq!(router.routes(&topic).direct.len(), 1);

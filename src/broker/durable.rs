@@ -1,0 +1,172 @@
+//! Sessions on their way into the journal, and back from it when the broker is started.
+//!
+//! The journal keeps what it understands: subscriptions, deliveries, identifiers. Who a session belongs to and what its
+//! will is goes along as a document of the broker's own.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::Gate;
+use super::effects::Effects;
+use super::mailbox::Mailbox;
+use super::registry::{About, Entry};
+use super::router::Subscriber;
+use super::will::{BadWill, StoredWill, Will};
+use super::{Shared, unix_millis};
+use crate::auth::{Identity, Principal, StoredIdentity};
+use crate::mqtt::Version;
+use crate::mqtt::topic::Filter;
+use crate::store::journal::{Records, Recovered, RecoveredSession};
+use crate::store::{Inbound, Inflight, StoredSession};
+
+/// What the broker wants to know again of a session that the journal has kept.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    identity: StoredIdentity,
+    version: String,
+    address: SocketAddr,
+    listener: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    will: Option<StoredWill>,
+}
+
+/// Why a session cannot be taken over from the journal.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("its document cannot be read: {0}")]
+    Document(#[from] serde_json::Error),
+    #[error("a rule of its token cannot be read: {0}")]
+    Rule(#[from] crate::auth::grants::RuleError),
+    #[error(transparent)]
+    Will(#[from] BadWill),
+}
+
+/// Writes a session down, as its connection is or was.
+pub fn record(
+    records: &mut Records,
+    client_id: &str,
+    session: u64,
+    identity: &Identity,
+    about: &About,
+    will: Option<&Will>,
+) {
+    let document = Document {
+        identity: identity.into(),
+        version: about.version.number().into(),
+        address: about.address,
+        listener: about.gate.name.to_string(),
+        will: will.map(Will::to_stored),
+    };
+    // Plain data under string keys: there is nothing that JSON cannot say.
+    let document = serde_json::to_vec(&document).unwrap_or_default();
+    records.session(session, client_id, about.expiry, about.window, &document);
+}
+
+/// What a restart has brought back, for the log.
+#[derive(Clone, Copy, Debug, Default)]
+struct Restored {
+    sessions: usize,
+    subscriptions: usize,
+    queued: usize,
+}
+
+impl Shared {
+    /// Takes over what the journal has kept, before anybody connects.
+    pub fn restore(self: &Arc<Self>, recovered: Recovered) {
+        let (mut restored, mut lost, retained) = (Restored::default(), 0, recovered.retained.len());
+        self.registry.go_on_after(recovered.last_session);
+        {
+            let mut retained = self.store.retained.lock().unwrap_or_else(PoisonError::into_inner);
+            recovered.retained.iter().for_each(|message| retained.restore(message));
+        }
+        let mut effects = Effects::default();
+        for session in recovered.sessions {
+            let (key, client_id) = (session.key, session.client_id.clone());
+            match self.restore_session(session, &mut restored) {
+                Ok(()) => {}
+                Err(unusable) => {
+                    tracing::error!(%client_id, %unusable, "a session that was written down is lost");
+                    lost += 1;
+                    effects.records.ended(key);
+                }
+            }
+        }
+        self.carry_out(effects);
+        let Restored { sessions, subscriptions, queued } = restored;
+        tracing::info!(sessions, subscriptions, queued, retained, lost, "took over what was kept");
+        // The rules may have become others while nothing ran: everything is asked again.
+        let shared = self.clone();
+        tokio::task::spawn_blocking(move || {
+            for (client_id, session) in shared.registry.away() {
+                shared.reconsider_away(&client_id, session);
+            }
+        });
+    }
+
+    fn restore_session(self: &Arc<Self>, session: RecoveredSession, restored: &mut Restored) -> Result<(), Unusable> {
+        let document: Document = serde_json::from_slice(&session.about)?;
+        let identity = Arc::new(Identity::try_from(document.identity)?);
+        let client_id: Arc<str> = session.client_id.into();
+        let now = unix_millis();
+        // A client that was connected when the broker ended went away now.
+        let since = session.away.map_or(now, |away| away.since);
+        let about = About {
+            version: Version::ALL.into_iter().find(|it| it.number() == document.version).unwrap_or(Version::V311),
+            address: document.address,
+            gate: Arc::new(Gate::new(&document.listener, SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), false)),
+            since,
+            asked: Instant::now(),
+            expiry: session.expiry,
+            window: session.window,
+        };
+        let mailbox = Arc::new(Mailbox::new(session.key, self.queue_limits(&identity.principal), true));
+        let wants_origin = identity.principal == Principal::Bridge;
+        for (text, subscription) in &session.subscriptions {
+            let Ok(filter) = Filter::parse(text) else { continue };
+            let options = subscription.options;
+            let identifier = subscription.identifier;
+            let subscriber = Subscriber { mailbox: mailbox.clone(), options, identifier, wants_origin };
+            self.router.subscribe(&filter, subscriber);
+        }
+        restored.sessions += 1;
+        restored.subscriptions += session.subscriptions.len();
+        restored.queued += session.queue.len();
+        // Of what a client was being sent when the broker ended nobody knows how far it came: the first of the queue may
+        // have been sent, as many as the client accepted at a time, and are sent again with DUP.
+        let sent_for_sure = session.away.map(|away| away.sent_seq);
+        let may_be_sent = usize::from(session.window);
+        let mut inflight = Inflight::default();
+        let mut extras = session.extras.into_iter().peekable();
+        let mut waiting = Vec::new();
+        for (at, outstanding) in session.queue.into_iter().enumerate() {
+            while let Some(extra) = extras.next_if(|extra| extra.before <= outstanding.seq) {
+                inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received);
+            }
+            let sent = sent_for_sure.map_or(at < may_be_sent, |seq| outstanding.seq <= seq) || outstanding.received;
+            if sent && waiting.is_empty() && outstanding.seq < inflight.end() {
+                inflight.restore(outstanding.delivery, outstanding.received);
+            } else {
+                waiting.push(outstanding.delivery);
+            }
+        }
+        extras.for_each(|extra| inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received));
+        inflight.go_on_with_extra(session.next_extra);
+        mailbox.restore(waiting.into_iter(), session.next_seq.saturating_sub(1));
+        let stored = StoredSession {
+            subscriptions: session.subscriptions,
+            inbound: Inbound::restore(session.inbound),
+            inflight,
+        };
+        let will = document.will.map(|will| Will::restore(&will, &client_id, &identity)).transpose()?;
+        let mut entry = Entry::restored(mailbox, identity, about, will);
+        let left = Duration::from_secs(session.expiry.into()).saturating_sub(Duration::from_millis(now.saturating_sub(since)));
+        self.watch_over(&mut entry, &client_id, left);
+        self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(&client_id, stored);
+        self.registry.lock().insert(client_id, entry);
+        Ok(())
+    }
+}
