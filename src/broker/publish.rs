@@ -213,8 +213,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             // Who cannot be told otherwise gets the rest of what it asked for.
         }
+        // Who has subscribed meanwhile, and looked for what is retained before this was, gets it here.
+        let newer = (retained && routes.generation != self.shared.router.generation())
+            .then(|| self.shared.router.routes(publish.topic));
         let effects = self.effects.get_or_insert_default();
-        let outcome = routes.deliver(&message, from, now, effects);
+        let outcome = newer.as_ref().unwrap_or(routes).deliver(&message, from, now, effects);
         effects.published(self.shared.journal.as_ref(), &message, inbound, retained);
         self.turn.lose_routed(&outcome);
         if let Some(mailbox) = outcome.hold {

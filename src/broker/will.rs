@@ -162,7 +162,10 @@ fn send(shared: &Shared, will: Will, effects: &mut Effects) {
             Err(limit) => limited(limit, "will not retained"),
         }
     }
-    let routed = routes.deliver(&message, 0, shared.now(), effects);
+    // Who has subscribed meanwhile, and looked for what is retained before this was, gets it here.
+    let newer = (retained && routes.generation != shared.router.generation())
+        .then(|| shared.router.routes(message.topic()));
+    let routed = newer.as_ref().unwrap_or(&routes).deliver(&message, 0, shared.now(), effects);
     effects.published(shared.journal.as_ref(), &message, None, retained);
     shared.counters.dropped.add_routed(&routed);
 }
