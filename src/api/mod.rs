@@ -11,6 +11,7 @@ pub mod mqtt_broker;
 pub mod mqtt_user;
 pub mod pod;
 pub mod status;
+pub mod storage;
 mod tree;
 
 pub use issuer::{Issuer, IssuerAlgorithm, JwksSecret, Mapping, Profile, ServiceAccounts};
@@ -23,6 +24,7 @@ pub use mqtt_broker::{
 pub use mqtt_user::{BrokerRef, MqttUser, MqttUserSpec, MqttUserStatus};
 pub use pod::Pod;
 pub use status::{Condition, ConditionStatus, Endpoint, KeyState, MqttBrokerStatus};
+pub use storage::{Durability, OnDelete, Storage};
 
 /// The API group.
 pub const GROUP: &str = "mqtt-operator.io";

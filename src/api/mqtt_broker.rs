@@ -10,6 +10,7 @@ use super::issuer::{Issuer, ServiceAccounts};
 use super::limits::{Limits, Rate};
 use super::pod::Pod;
 use super::status::MqttBrokerStatus;
+use super::storage::Storage;
 // `KubeSchema` brings a `Rule` of its own into scope, for the validations.
 use crate::auth::rule::Rule as AclRule;
 
@@ -74,6 +75,10 @@ pub struct MqttBrokerSpec {
     #[serde(default)]
     pub limits: Limits,
 
+    /// What is kept over a restart: how surely, and on what volume.
+    #[serde(default)]
+    pub storage: Storage,
+
     /// What is delivered to Elasticsearch; absent means nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<Telemetry>,
@@ -96,6 +101,7 @@ impl Default for MqttBrokerSpec {
             service: Service::default(),
             auth: Auth::default(),
             limits: Limits::default(),
+            storage: Storage::default(),
             telemetry: None,
             pod: Pod::default(),
             paused: false,
@@ -468,6 +474,10 @@ pub struct Telemetry {
     /// Topic filters; what matches one of them is delivered.
     #[schemars(length(min = 1, max = 64))]
     pub topics: Vec<String>,
+    /// Bytes that may wait for Elasticsearch, in the broker's storage; then publishers wait. Default `1Gi`, or half of
+    /// `storage.size` where that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer: Option<Quantity>,
     pub elasticsearch: Elasticsearch,
 }
 
@@ -547,7 +557,7 @@ impl JsonSchema for Quantity {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "x-kubernetes-int-or-string": true,
-            "pattern": "^[0-9]+(k|M|G|Ki|Mi|Gi)?$"
+            "pattern": "^[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?$"
         })
     }
 }

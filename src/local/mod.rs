@@ -136,7 +136,6 @@ fn localise(plan: &mut Plan, home: &Home, options: &Options) -> Result<(), Error
         listener.address = options.bind;
     }
     plan.broker.admin = address::ANY_PORT;
-    plan.broker.storage.get_or_insert_default();
     if let Some(cache) = &mut plan.broker.auth.issuers_cache {
         *cache = home.lib().0.join("issuers");
     }

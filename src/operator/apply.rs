@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use super::build::{self, MANAGER, Resources};
 use super::error::Error;
 use super::observe::{Observed, PodReport};
+use super::storage;
 use crate::config::digest::{Documents, digest};
+use crate::plan::Plan;
 
 /// On each child: what was applied last. It differs when the operator wants something else, also when it wants less.
 const APPLIED: &str = "mqtt-operator.io/applied-hash";
@@ -28,32 +30,54 @@ pub struct Applied {
     pub stateful_set: Option<StatefulSet>,
     /// The hash by which pods say that they have in force what was written.
     pub documents: Option<String>,
+    /// Why a claim does not become as large as it should be.
+    pub refused_growth: Option<String>,
 }
 
 impl Applied {
     /// The children as they were found, when nothing is to be changed.
     pub fn nothing(observed: &Observed) -> Self {
         let (services, stateful_set) = (observed.children.services.clone(), observed.stateful_set().cloned());
-        Self { services, stateful_set, documents: None }
+        Self { services, stateful_set, ..Self::default() }
     }
 }
 
 /// Applies all children, the StatefulSet last, since its pods mount the others; then removes those that are not wanted
 /// any more, and tells the pods to look at what they mount.
-pub async fn apply(client: &Client, resources: &Resources, observed: &Observed) -> Result<Applied, Error> {
+pub async fn apply(client: &Client, plan: &Plan, resources: &Resources, observed: &Observed) -> Result<Applied, Error> {
     let children = &observed.children;
     let secrets = apply_each(client, &resources.secrets, &children.secrets).await?;
     let config_maps = std::slice::from_ref(&resources.config_map);
     apply_each(client, config_maps, &children.config_maps).await?;
     let services = apply_each(client, &resources.services, &children.services).await?;
-    let stateful_sets = std::slice::from_ref(&resources.stateful_set);
-    let stateful_set = apply_each(client, stateful_sets, &children.stateful_sets).await?.pop();
+    let refused_growth = storage::grow(client, plan, &observed.claims).await?;
+    let stateful_set = apply_stateful_set(client, &resources.stateful_set, observed).await?;
     prune(client, &resources.services, &children.services).await?;
     prune(client, &[resources.secrets.as_slice(), &resources.user_secrets].concat(), &children.secrets).await?;
     let mounted = mounted(&secrets, observed.revocations.as_ref(), &resources.config_map);
     nudge(client, &mounted, &observed.pods).await?;
     let documents = documents(&secrets, &resources.config_map, observed);
-    Ok(Applied { services, stateful_set, documents })
+    Ok(Applied { services, stateful_set, documents, refused_growth })
+}
+
+/// Applies the StatefulSet; where its claims are to be others, it makes room for another one first, which is applied when
+/// this one is gone.
+async fn apply_stateful_set(
+    client: &Client,
+    wanted: &StatefulSet,
+    observed: &Observed,
+) -> Result<Option<StatefulSet>, Error> {
+    if let Some(found) = observed.stateful_set() {
+        let is_going = found.metadata.deletion_timestamp.is_some();
+        if !is_going && storage::is_to_be_replaced(found, wanted) {
+            storage::remove_alone(client, found).await?;
+            return Ok(Some(found.clone()));
+        }
+        if is_going {
+            return Ok(Some(found.clone()));
+        }
+    }
+    Ok(apply_each(client, std::slice::from_ref(wanted), &observed.children.stateful_sets).await?.pop())
 }
 
 /// Applies objects of one kind; what is already as it should be is not touched.

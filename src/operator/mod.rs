@@ -21,6 +21,7 @@ mod reconcile;
 mod references;
 mod revocations;
 mod status;
+mod storage;
 mod users;
 mod warn;
 

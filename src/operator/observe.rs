@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::ask::Asker;
 use super::build;
 use super::error::Error;
+use super::storage;
 use super::users;
 use crate::api::{MqttBroker, MqttBrokerStatus, ServiceType};
 use crate::config::report;
@@ -46,6 +47,8 @@ pub struct Observed {
     pub pods: Vec<PodReport>,
     /// Addresses of nodes, where clients reach the broker through one.
     pub nodes: Vec<String>,
+    /// The claims of the pods for volumes.
+    pub claims: Vec<PersistentVolumeClaim>,
 }
 
 /// The children of an object: what has the right labels, or the right name, and belongs to it.
@@ -140,18 +143,19 @@ pub async fn observe(
     now: Timestamp,
 ) -> Result<Observed, Error> {
     let namespace = plan.namespace.as_str();
-    let (children, revocations, referenced, pods, user_secrets) = tokio::try_join!(
+    let (children, revocations, referenced, pods, user_secrets, claims) = tokio::try_join!(
         children(client, object, plan),
         revocations(client, plan),
         referenced(client, namespace, plan),
         pods(client, plan),
         users::secrets(client, plan),
+        storage::claims(client, plan),
     )?;
     let keys = children.secrets.iter().find(|secret| secret.metadata.name.as_ref() == Some(&plan.names.jwt));
     let pods = children.stateful_sets.first().map_or_else(Vec::new, |set| members(set, pods));
     let pods = asker.reports(plan, keys, pods, u64::try_from(now.as_second()).unwrap_or_default()).await;
     let nodes = if plan.service.type_ == ServiceType::NodePort { nodes(client).await? } else { Vec::new() };
-    Ok(Observed { children, revocations, referenced, user_secrets, pods, nodes })
+    Ok(Observed { children, revocations, referenced, user_secrets, pods, nodes, claims })
 }
 
 async fn revocations(client: &Client, plan: &Plan) -> Result<Option<Secret>, Error> {

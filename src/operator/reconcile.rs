@@ -163,7 +163,7 @@ async fn apply(
         image: &image(context, object, plan, observed),
     };
     let resources = build::build(object, plan, ingredients);
-    Ok((apply::apply(&context.client, &resources, observed).await?, hashes))
+    Ok((apply::apply(&context.client, plan, &resources, observed).await?, hashes))
 }
 
 /// Tells in Events what the pods have denied since the last pass.

@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 pub mod names;
 mod rules;
+mod storage;
 mod units;
 mod users;
 
@@ -25,6 +26,8 @@ pub use issuers::IssuerSecrets;
 pub use keys::{KeysPlan, key_ids};
 pub use limits::DEFAULT_MEMORY;
 pub use names::Names;
+pub use storage::Claim;
+pub use units::amount;
 pub use users::{NotAdded, Password, UserObject, UserPlan};
 
 /// Where the broker's probes, metrics and report are served in a pod.
@@ -59,6 +62,8 @@ pub struct Plan {
     pub users: Vec<UserPlan>,
     /// How this broker's own tokens are signed.
     pub keys: KeysPlan,
+    /// The volume that the pods ask for; absent where nothing is kept.
+    pub claim: Option<Claim>,
     pub pod: api::Pod,
     pub paused: bool,
 }
@@ -145,6 +150,8 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         return Err(Invalid::new("spec.replicas", "must be 0 or 1"));
     }
     let names = Names::new(&name);
+    let claim = storage::claim(&spec.storage)?;
+    let buffer = storage::buffer(spec, claim.as_ref())?;
     let bridge = spec.telemetry.as_ref().map(|telemetry| bridge(&namespace, &name, telemetry)).transpose()?;
     let broker = broker::Broker {
         format: FORMAT,
@@ -154,11 +161,11 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         admin: everywhere(BROKER_ADMIN_PORT),
         auth: settings(&namespace, &name, spec)?,
         limits: limits::limits(spec)?,
-        storage: None,
+        storage: Some(storage::of_broker(&spec.storage, claim.as_ref())),
         bridge: bridge.as_ref().map(|bridge| broker::BridgeAccess {
             listen: bridge.broker,
             topics: bridge.topics.clone(),
-            buffer: broker::DEFAULT_BUFFER,
+            buffer,
         }),
     };
     Ok(Plan {
@@ -170,6 +177,7 @@ pub fn plan(object: &MqttBroker) -> Result<Plan, Invalid> {
         image: spec.image.clone(),
         service: spec.service.clone(),
         keys: keys::keys(object, broker.auth.jwt.max_token_ttl)?,
+        claim,
         pod: spec.pod.clone(),
         paused: spec.paused,
         namespace,

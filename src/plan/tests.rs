@@ -30,6 +30,9 @@ fn empty_spec_is_one_closed_broker() {
     // The default container may use 512Mi.
     let limits = broker::Limits { max_memory: Some(384 << 20), ..broker::Limits::default() };
     assert_eq!(plan.broker.limits, limits);
+    assert_eq!(plan.broker.storage, Some(broker::Storage { durability: broker::Durability::Fsync, size: 960 << 20 }));
+    let claim = Claim { size: "1Gi".into(), bytes: 1 << 30, class: None, delete: false };
+    assert_eq!(plan.claim, Some(claim));
     assert_eq!(plan.service.type_, api::ServiceType::LoadBalancer);
 }
 
@@ -83,6 +86,32 @@ limits: {connectRate: 0, connectRatePerAddress: 20/s, messageRate: 100/10s, byte
 }
 
 #[test]
+fn storage_is_a_claim_unless_nothing_is_kept() {
+    let plan = plan_of("storage: {size: 2Ti, storageClassName: fast, durability: async, onDelete: Delete}").unwrap();
+    let claim = Claim { size: "2Ti".into(), bytes: 2 << 40, class: Some("fast".into()), delete: true };
+    assert_eq!(plan.claim, Some(claim));
+    let storage = plan.broker.storage.unwrap();
+    assert_eq!((storage.durability, storage.size), (broker::Durability::Async, (2 << 40) / 16 * 15));
+    let plan = plan_of("storage: {durability: memory, size: '1'}").unwrap();
+    assert_eq!((plan.claim, plan.broker.durability()), (None, broker::Durability::Memory));
+}
+
+#[test]
+fn what_waits_for_elasticsearch_leaves_room_for_the_rest() {
+    let buffer = |storage: &str, buffer: &str| {
+        let telemetry = format!("{{topics: [a], {buffer} elasticsearch: {{urls: ['http://es:9200']}}}}");
+        plan_of(&format!("{{storage: {{{storage}}}, telemetry: {telemetry}}}"))
+            .map(|it| it.broker.bridge.unwrap().buffer)
+    };
+    assert_eq!(buffer("", "").unwrap(), 512 << 20);
+    assert_eq!(buffer("size: 10Gi", "").unwrap(), 1 << 30);
+    assert_eq!(buffer("durability: memory", "").unwrap(), 1 << 30);
+    assert_eq!(buffer("size: 10Gi", "buffer: 8Gi,").unwrap(), 8 << 30);
+    let refused = buffer("", "buffer: 1Gi,").unwrap_err().to_string();
+    assert!(refused.starts_with("spec.telemetry.buffer: must be less than spec.storage.size"), "{refused}");
+}
+
+#[test]
 fn the_memory_ceiling_follows_the_container() {
     for (spec, ceiling) in [
         ("pod: {resources: {limits: {memory: 1Gi}}}", Some(768 << 20)),
@@ -98,6 +127,7 @@ fn the_memory_ceiling_follows_the_container() {
 fn what_cannot_be_is_refused_with_the_field() {
     for (spec, message) in [
         ("replicas: 2", "spec.replicas: must be 0 or 1"),
+        ("storage: {size: 1Mi}", "spec.storage.size: must be at least 64Mi"),
         ("listeners: []", "spec.listeners: must have at least 1 item"),
         (
             "listeners: [{name: a, protocol: mqtt, port: 1883}, {name: b, protocol: mqtt, port: 1883}]",

@@ -89,9 +89,11 @@ fn bytes(text: &str) -> Option<u64> {
         "k" => 1000,
         "M" => 1_000_000,
         "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
         "Ki" => 1 << 10,
         "Mi" => 1 << 20,
         "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
@@ -115,7 +117,7 @@ mod tests {
         assert_eq!(bytes("65536"), Some(65536));
         assert_eq!(bytes("1Gi"), Some(1 << 30));
         assert_eq!(bytes("1G"), Some(1_000_000_000));
-        for wrong in ["", "Gi", "1Ti", "-1", "1.5Gi", "99999999999Gi"] {
+        for wrong in ["", "Gi", "1Pi", "-1", "1.5Gi", "99999999999Gi"] {
             assert_eq!(bytes(wrong), None, "{wrong:?}");
         }
     }

@@ -125,6 +125,16 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "spec.telemetry.topics in body should have at least 1 items",
         "spec.telemetry.topics: must have at least 1 item",
     ),
+    (
+        "storage: {size: 1Mi}",
+        "storage.size must be at least 64Mi; with durability memory it does not matter",
+        "storage.size must be at least 64Mi; with durability memory it does not matter",
+    ),
+    (
+        "storage: {durability: sync}",
+        "spec.storage.durability: Unsupported value: \"sync\"",
+        "spec.storage.durability: \"sync\" is not one of \"fsync\", \"async\", \"memory\"",
+    ),
     ("auth: {usres: []}", "unknown field \"spec.auth.usres\"", "spec.auth.usres: unknown field"),
     (
         "auth: {deny: [{permission: deny, action: all, topic: a, topics: b}]}",
@@ -198,6 +208,9 @@ async fn what_can_be_is_admitted_by_both_sides() {
         "auth: {deny: [{permission: deny, action: all, topic: a, qos: 1, share: [g]}, {permission: deny, action: all, \
          topic: b, qos: [0, 2], share: true}]}",
         "limits: {maxPacketSize: 64Ki, maxQueuedBytes: 1048576, sessionExpiry: 24h}",
+        "storage: {size: 2Ti, storageClassName: fast, durability: async, onDelete: Delete}",
+        "storage: {size: 134217728}",
+        "storage: {size: 1, durability: memory}",
         "service: {type: NodePort, externalTrafficPolicy: Local, ipFamilyPolicy: PreferDualStack}",
         "pod: {tolerations: [{key: a, operator: Exists}], resources: {limits: {memory: 1Gi, cpu: 2}}, affinity: \
          {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: \

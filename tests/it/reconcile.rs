@@ -4,6 +4,7 @@ mod authz;
 mod denies;
 mod issuers;
 pub mod keys;
+mod storage;
 pub mod world;
 
 use std::collections::BTreeMap;
@@ -140,7 +141,16 @@ async fn settle(world: &World) {
 async fn writes(world: &World) -> u64 {
     let request = axum::http::Request::get("/metrics").body(Vec::new()).unwrap();
     let text = world.client.request_text(request).await.unwrap();
-    let ours = ["mqttbrokers", "statefulsets", "services", "secrets", "configmaps", "pods", "events"];
+    let ours = [
+        "mqttbrokers",
+        "statefulsets",
+        "services",
+        "secrets",
+        "configmaps",
+        "pods",
+        "persistentvolumeclaims",
+        "events",
+    ];
     let writing = ["APPLY", "PATCH", "POST", "PUT", "DELETE"];
     let lines = text.lines().filter(|line| line.starts_with("apiserver_request_total{"));
     let counted = lines.filter(|line| {

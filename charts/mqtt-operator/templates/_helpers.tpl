@@ -47,6 +47,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
+# StatefulSets make claims, and nobody but people deletes them; the operator lets them grow.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -1,5 +1,6 @@
 //! Every child of an object, from scratch, with only the fields that the operator owns. Pure.
 
+mod claim;
 mod config_map;
 mod secret;
 mod service;
@@ -17,9 +18,10 @@ use crate::api::{MqttBroker, MqttUser};
 use crate::auth::rotation::Keys;
 use crate::auth::settings::Settings;
 use crate::config;
-use crate::config::broker::Users;
+use crate::config::broker::{Storage, Users};
 use crate::plan::{Plan, UserPlan};
 
+pub use claim::STATE_VOLUME;
 pub use config_map::BROKER;
 pub use secret::{BRIDGE_PASSWORD, JWKS, KEYS, PASSWORD, STATE, USERS, user as user_secret};
 pub use stateful_set::{BROKER_CONTAINER, SPEC_HASH};
@@ -57,8 +59,10 @@ pub struct Resources {
 pub fn build(object: &MqttBroker, plan: &Plan, ingredients: Ingredients<'_>) -> Resources {
     let secrets = secret::of_broker(object, plan, &ingredients);
     let config_map = config_map::build(object, plan);
-    // The bridge takes up changes of its own document by itself, and the broker those of who may do what.
-    let config_hash = hash(&config::broker::Broker { auth: Settings::default(), ..plan.broker.clone() });
+    // The bridge takes up changes of its own document by itself, and the broker those of who may do what, and of how much
+    // it may keep.
+    let storage = plan.broker.storage.map(|storage| Storage { size: 0, ..storage });
+    let config_hash = hash(&config::broker::Broker { auth: Settings::default(), storage, ..plan.broker.clone() });
     Resources {
         secrets,
         user_secrets: ingredients.user_secrets,

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::claim::{self, STATE_VOLUME};
 use crate::api::MqttBroker;
 use crate::config::files::{Etc, STATE_IN_POD};
 use crate::plan::{BRIDGE_ADMIN_PORT, BROKER_ADMIN_PORT, DEFAULT_MEMORY, Plan};
@@ -23,6 +24,11 @@ pub const BROKER_CONTAINER: &str = "broker";
 pub const CONFIG_HASH: &str = "mqtt-operator.io/config-hash";
 /// On the StatefulSet: the spec that it was built from.
 pub const SPEC_HASH: &str = "mqtt-operator.io/spec-hash";
+
+/// The group of the image's user, which the files of a volume are given to.
+const GROUP: i64 = 65532;
+/// Seconds from SIGTERM to SIGKILL: those in which the broker says goodbye to its clients, and some to spare.
+const GRACE: i64 = 30;
 
 /// Builds it.
 pub fn build(object: &MqttBroker, plan: &Plan, image: &str, config_hash: &str) -> StatefulSet {
@@ -37,6 +43,8 @@ pub fn build(object: &MqttBroker, plan: &Plan, image: &str, config_hash: &str) -
             pod_management_policy: Some("Parallel".into()),
             selector: LabelSelector { match_labels: Some(super::selector(plan)), ..LabelSelector::default() },
             template: template(plan, image, config_hash),
+            volume_claim_templates: claim::templates(plan),
+            persistent_volume_claim_retention_policy: claim::retention(plan),
             ..StatefulSetSpec::default()
         },
         status: None,
@@ -61,10 +69,13 @@ fn template(plan: &Plan, image: &str, config_hash: &str) -> PodTemplateSpec {
             // Nothing in a pod speaks to the API server.
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(30),
+            termination_grace_period_seconds: Some(GRACE),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
                 seccomp_profile: Some(seccomp()),
+                // A volume belongs to root when it is new. Only then is its whole tree gone through.
+                fs_group: plan.claim.is_some().then_some(GROUP),
+                fs_group_change_policy: plan.claim.is_some().then(|| "OnRootMismatch".into()),
                 ..PodSecurityContext::default()
             }),
             node_selector: some(plan.pod.node_selector.clone()),
@@ -95,7 +106,7 @@ fn broker(plan: &Plan, image: &str) -> Container {
             mounts.push(mount_at(&format!("client-ca-{listener}"), &format!("client-ca/{listener}")));
         }
     }
-    mounts.push(VolumeMount { name: "state".into(), mount_path: STATE_IN_POD.into(), ..VolumeMount::default() });
+    mounts.push(VolumeMount { name: STATE_VOLUME.into(), mount_path: STATE_IN_POD.into(), ..VolumeMount::default() });
     Container {
         name: BROKER_CONTAINER.into(),
         image: Some(image.into()),
@@ -163,11 +174,14 @@ fn volumes(plan: &Plan) -> Vec<Volume> {
         let authority = secrets.client_ca.as_ref();
         volumes.extend(authority.map(|it| optional_secret(&format!("client-ca-{}", secrets.listener), it)));
     }
-    volumes.push(Volume {
-        name: "state".into(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
-        ..Volume::default()
-    });
+    // With a claim the StatefulSet puts it there.
+    if plan.claim.is_none() {
+        volumes.push(Volume {
+            name: STATE_VOLUME.into(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        });
+    }
     volumes
 }
 

@@ -130,6 +130,33 @@ fn template_changes_with_the_settings_of_the_broker_and_with_nothing_else() {
 }
 
 #[test]
+fn what_is_kept_has_a_claim_that_the_brokers_user_may_write_and_memory_has_none() {
+    let set = |spec: &str| serde_json::to_value(resources(spec).stateful_set).unwrap()["spec"].clone();
+    let kept = set("{storage: {size: 5Gi, storageClassName: fast}}");
+    let claim = &kept["volumeClaimTemplates"][0];
+    assert_eq!((&claim["metadata"]["name"], &claim["spec"]["storageClassName"]), (&json!("state"), &json!("fast")));
+    assert_eq!(claim["spec"]["resources"]["requests"], json!({"storage": "5Gi"}));
+    assert_eq!(claim["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+    let retention = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    assert_eq!(kept["persistentVolumeClaimRetentionPolicy"], retention);
+    let pod = &kept["template"]["spec"];
+    assert!(!texts(&pod["volumes"], "name").contains(&"state"), "{pod}");
+    assert_eq!(pod["securityContext"]["fsGroup"], json!(65532));
+    assert_eq!(pod["securityContext"].get("runAsUser"), None);
+
+    let memory = set("{storage: {durability: memory}}");
+    assert_eq!((memory.get("volumeClaimTemplates"), memory.get("persistentVolumeClaimRetentionPolicy")), (None, None));
+    assert!(texts(&memory["template"]["spec"]["volumes"], "name").contains(&"state"), "{memory}");
+    assert_eq!(memory["template"]["spec"]["securityContext"].get("fsGroup"), None);
+}
+
+#[test]
+fn a_claim_that_grows_rolls_no_pod() {
+    assert_eq!(pod("{storage: {size: 1Gi}}"), pod("{storage: {size: 2Gi}}"));
+    assert_ne!(pod("{storage: {durability: fsync}}"), pod("{storage: {durability: async}}"));
+}
+
+#[test]
 fn labels_of_the_user_do_not_hide_the_pods_from_their_services() {
     let pod = pod("{pod: {labels: {app.kubernetes.io/instance: other, team: a}, annotations: {a: b}}}");
     assert_eq!(pod["metadata"]["labels"]["app.kubernetes.io/instance"], json!("home"));

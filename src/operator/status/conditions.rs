@@ -10,7 +10,7 @@ use super::Facts;
 use super::endpoints::Reach;
 use crate::api::{Condition, ConditionStatus, ServiceType};
 use crate::config::report::{self, BridgeState};
-use crate::operator::revocations;
+use crate::operator::{revocations, storage};
 
 /// How long a load balancer may take before the message says what can be done.
 const LOAD_BALANCER_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
@@ -150,6 +150,9 @@ fn roll_out(facts: &Facts<'_>) -> Verdict {
     if ready >= wanted {
         return Verdict::yes("Complete", format!("{ready} of {wanted} pods are ready"));
     }
+    if let Some(pending) = storage::pending(&facts.observed.claims) {
+        return Verdict::no("StoragePending", pending);
+    }
     match facts.observed.pods.iter().find_map(|pod| trouble(&pod.pod)) {
         Some(trouble) => Verdict::no("PodsNotReady", format!("{ready} of {wanted} pods are ready: {trouble}")),
         None => Verdict::no("PodsNotReady", format!("{ready} of {wanted} pods are ready")),
@@ -267,6 +270,12 @@ fn progressing(facts: &Facts<'_>, roll_out: &Verdict) -> Verdict {
         return Verdict::no("Paused", "spec.paused is true");
     }
     if roll_out.status == ConditionStatus::True {
+        if let Some(refused) = &facts.applied.refused_growth {
+            return Verdict::no("StorageNotGrowing", refused);
+        }
+        if let Some(growing) = storage::growing(&facts.observed.claims) {
+            return Verdict::yes("StorageGrowing", growing);
+        }
         Verdict::no(roll_out.reason, roll_out.message.clone())
     } else {
         Verdict::yes("RollingOut", roll_out.message.clone())

@@ -48,7 +48,12 @@ fn world(spec: &str) -> World {
         "selector": {}, "template": {}}, "status": {"observedGeneration": 1, "replicas": 1, "readyReplicas": 1}}));
     let service =
         service(&json!({"clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9"]}), &json!([{"ip": "192.168.1.184"}]));
-    let applied = Applied { services: vec![service], stateful_set: Some(set), documents: Some("d1".into()) };
+    let applied = Applied {
+        services: vec![service],
+        stateful_set: Some(set),
+        documents: Some("d1".into()),
+        refused_growth: None,
+    };
     World { object, keys, observed, applied, missing: Vec::new(), now: "2026-01-01T00:00:00Z".parse().unwrap() }
 }
 
@@ -101,6 +106,27 @@ fn serving_broker_is_ready() {
     assert_eq!((status.observed_generation, status.replicas, status.ready_replicas), (Some(3), 1, 1));
     assert_eq!(find(&status.conditions, "TelemetryReady"), None);
     assert!(status.endpoints.iter().all(|endpoint| endpoint.ready));
+}
+
+#[test]
+fn a_claim_that_waits_is_why_a_broker_is_not_ready_and_one_that_grows_takes_no_readiness() {
+    let mut world = world("{}");
+    let claim = |status: Value| {
+        kind(json!({"metadata": {"name": "state-home-0", "namespace": "shop"}, "status": status,
+        "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "2Gi"}}}}))
+    };
+    world.observed.claims = vec![claim(json!({"phase": "Bound", "capacity": {"storage": "1Gi"}}))];
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+    assert_eq!(world.says("Progressing"), "True StorageGrowing: claim state-home-0 grows to 2Gi");
+    world.applied.refused_growth = Some("claim state-home-0 cannot grow".into());
+    assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
+    assert_eq!(world.says("Progressing"), "False StorageNotGrowing: claim state-home-0 cannot grow");
+    world.observed.claims = vec![claim(json!({"phase": "Pending"}))];
+    world.applied.stateful_set.as_mut().unwrap().status.as_mut().unwrap().ready_replicas = Some(0);
+    let waits =
+        "claim state-home-0 waits for a volume of 2Gi of class \"fast\"; see kubectl describe pvc state-home-0 -n shop";
+    assert_eq!(world.says("Ready"), format!("False StoragePending: {waits}"));
+    assert_eq!(world.says("Progressing"), format!("True RollingOut: {waits}"));
 }
 
 #[test]

@@ -247,7 +247,14 @@ pub struct RunningPod {
 impl RunningPod {
     async fn start(world: &World, name: &str) -> Self {
         let set: StatefulSet = world.child(name).await;
-        let template = set.spec.template;
+        let mut template = set.spec.template;
+        let claims = set.spec.volume_claim_templates.unwrap_or_default();
+        let volumes = claims.iter().map(|claim| {
+            json!({"name": claim.metadata.name, "persistentVolumeClaim": {
+            "claimName": format!("{}-{name}-0", claim.metadata.name.as_deref().unwrap())}})
+        });
+        let volumes = volumes.map(|volume| serde_json::from_value(volume).unwrap());
+        template.spec.as_mut().unwrap().volumes.get_or_insert_default().extend(volumes);
         let mut metadata = template.metadata.unwrap_or_default();
         metadata.name = Some(format!("{name}-0"));
         metadata.owner_references = Some(vec![OwnerReference {
