@@ -127,7 +127,9 @@ impl Withheld {
         if end > 0 {
             self.connack = false;
             out(&self.bytes[..end]);
-            marks.iter_mut().for_each(|mark| mark.end -= end);
+            for mark in marks.iter_mut() {
+                mark.end -= end;
+            }
             if end == self.bytes.len() { self.bytes = Vec::new() } else { drop(self.bytes.drain(..end)) }
         }
         acknowledged

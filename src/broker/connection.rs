@@ -557,10 +557,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Closing { reason, will, log, .. } = closing;
         self.write_down();
         let expiry = if self.peer.identity.principal == Principal::Anonymous { 0 } else { self.peer.session_expiry };
+        // The broker's end is not the client's: a will that is written down is due when the broker is back.
+        let keep_will = reason == Some(ReasonCode::SERVER_SHUTTING_DOWN) && self.mailbox.durable && expiry > 0;
         let leaving = Leaving {
             session: std::mem::take(&mut self.session),
             expiry: std::time::Duration::from_secs(expiry.into()),
-            will: self.will.take().filter(|_| will),
+            will: self.will.take().filter(|_| will || keep_will),
+            keep_will,
             replay: self.replay.rest(),
             grants: self.peer.grants.clone(),
             generation: self.peer.generation,

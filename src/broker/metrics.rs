@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::counters::{Count, Gate, Loss};
+use super::storage::StorageMetrics;
 use super::{Shared, unix_millis};
 use crate::auth::Layer;
 use crate::mqtt::Version;
@@ -31,6 +32,7 @@ pub fn register(registry: &mut Registry, shared: &Arc<Shared>) {
     );
     registry.register("mqtt_auth_seconds", "Finding out who a client is, by method", c.authentication.clone());
     registry.register_collector(Box::new(Metrics(shared.clone())));
+    registry.register_collector(Box::new(StorageMetrics(shared.clone())));
 }
 
 /// Reads the counters when `/metrics` is asked.

@@ -40,6 +40,7 @@ mod replay;
 mod router;
 mod sessions;
 mod state;
+mod storage;
 mod stream;
 mod sys;
 mod timers;
@@ -211,6 +212,7 @@ impl Shared {
             messages_sent: metrics::total(&c.sent),
             messages_dropped: c.dropped.total(),
             messages_denied: c.denied.total(),
+            storage: self.journal.as_ref().map(storage::report),
             last_deny: self.events.denies.lock().unwrap_or_else(PoisonError::into_inner).newest(),
         }
     }

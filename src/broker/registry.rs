@@ -63,6 +63,11 @@ impl Entry {
         Self { mailbox, identity, grants, online, about, will, replay, timer: None }
     }
 
+    /// How long after the client's going its will is due, if it has one.
+    pub fn will_delay(&self) -> Option<Duration> {
+        self.will.as_ref().map(|will| will.delay)
+    }
+
     /// A session that was kept over a restart.
     pub fn restored(mailbox: Arc<Mailbox>, identity: Arc<Identity>, about: About, will: Option<Will>) -> Self {
         Self::new(mailbox, identity, false, about, will)
@@ -118,6 +123,8 @@ pub struct Leaving {
     /// How long the session lives on; zero ends it.
     pub expiry: Duration,
     pub will: Option<Will>,
+    /// The will is not due, however long the client stays away: only when the session ends, or the broker is back.
+    pub keep_will: bool,
     pub replay: Replay,
     /// What the session was found good by, and the count of policies then.
     pub grants: Grants,
@@ -309,10 +316,10 @@ impl Shared {
 
     /// Takes a session back from a connection that ends: keeps it until it expires, or ends it.
     pub fn release(self: &Arc<Self>, client_id: &Arc<str>, mailbox: &Arc<Mailbox>, leaving: Leaving) {
-        let Leaving { session, expiry, will, replay, grants, generation, successors } = leaving;
+        let Leaving { session, expiry, will, keep_will, replay, grants, generation, successors } = leaving;
         // A will without a delay is due now, also where a successor goes on with the session.
         let (due, waiting) = match will {
-            Some(will) if will.delay.is_zero() => (Some(will), None),
+            Some(will) if will.delay.is_zero() && !keep_will => (Some(will), None),
             will => (None, will),
         };
         let mut clients = self.registry.lock();
@@ -344,7 +351,8 @@ impl Shared {
             entry.replay = replay;
             let mut effects = Effects::default();
             self.record_away(client_id, entry, &mut effects);
-            self.watch_over(entry, client_id, expiry);
+            let delay = entry.will_delay().filter(|_| !keep_will);
+            self.watch_over(entry, client_id, delay, expiry);
             drop(clients);
             // In the same breath as the record that has it no longer: after a restart it is sent once, or again, never not.
             match due {
@@ -380,8 +388,14 @@ impl Shared {
     }
 
     /// Lets a session whose client is away send its will when that is due, and end when it has expired.
-    pub fn watch_over(self: &Arc<Self>, entry: &mut Entry, client_id: &Arc<str>, expiry: Duration) {
-        let delay = entry.will.as_ref().map(|will| will.delay.min(expiry));
+    pub fn watch_over(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        client_id: &Arc<str>,
+        delay: Option<Duration>,
+        expiry: Duration,
+    ) {
+        let delay = delay.map(|delay| delay.min(expiry));
         let task = tokio::spawn(away(self.clone(), client_id.clone(), entry.mailbox.session, delay, expiry));
         entry.timer = Some(task.abort_handle());
     }

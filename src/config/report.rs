@@ -40,8 +40,25 @@ pub struct Broker {
     /// Messages dropped by a limit, and what no rule allowed (publications, subscriptions, wills), since the start.
     pub messages_dropped: u64,
     pub messages_denied: u64,
+    /// Absent where nothing is kept over a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// The number of the newest deny; a reader of denies needs to ask only when it is another.
     pub last_deny: u64,
+}
+
+/// What is kept over a restart, and whether that works.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Storage {
+    /// `good`, `full` or `failing`: publications that would have to be kept are refused unless it is good.
+    pub health: String,
+    /// What the disk said last, if it refused something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Bytes on disk, and those of them that are still needed.
+    pub bytes: u64,
+    pub live_bytes: u64,
 }
 
 /// A listener for clients.
