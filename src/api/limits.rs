@@ -60,10 +60,14 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub max_topic_aliases: Option<u16>,
-    /// QoS 1 and 2 messages of one client under way at a time, each way; default 100.
+    /// QoS 1 and 2 messages under way to one client at a time; default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub max_inflight: Option<u16>,
+    /// QoS 1 and 2 publications that a client of MQTT 5.0 may have under way at a time; default 65535, as in 3.x.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub receive_maximum: Option<u16>,
     /// Messages that one client may publish; a faster one is slowed down. Default 0, no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_rate: Option<Rate>,

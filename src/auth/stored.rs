@@ -116,7 +116,11 @@ impl TryFrom<StoredIdentity> for Identity {
                 username: token.username,
                 client_ids: token.client_ids,
                 groups: token.groups,
-                rules: token.rules.iter().map(|rule| Statement::compile_in(rule, Layer::Token)).collect::<Result<_, _>>()?,
+                rules: token
+                    .rules
+                    .iter()
+                    .map(|rule| Statement::compile_in(rule, Layer::Token))
+                    .collect::<Result<_, _>>()?,
                 claims: token.claims,
             })),
         };
@@ -165,11 +169,9 @@ mod tests {
             unreachable!("both are tokens")
         };
         assert_eq!(format!("{:?}", before.rules), format!("{:?}", after.rules), "compiled they are the same");
-        for identity in [
-            Identity::anonymous(),
-            Identity::of_user("u"),
-            Identity::new(Principal::Bridge, Credential::Bridge),
-        ] {
+        for identity in
+            [Identity::anonymous(), Identity::of_user("u"), Identity::new(Principal::Bridge, Credential::Bridge)]
+        {
             assert_eq!(StoredIdentity::from(&back(&identity)), StoredIdentity::from(&identity));
         }
     }

@@ -503,7 +503,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return self.take_resend();
         }
         if !self.replay.is_empty() {
-            return self.take_replay();
+            // Behind SUBACK: devices are used to that order.
+            return self.withheld.is_empty() && self.take_replay();
         }
         let window = self.window_now();
         let mut qos0 = QOS0.take();

@@ -163,7 +163,8 @@ impl Shared {
         };
         let will = document.will.map(|will| Will::restore(&will, &client_id, &identity)).transpose()?;
         let mut entry = Entry::restored(mailbox, identity, about, will);
-        let left = Duration::from_secs(session.expiry.into()).saturating_sub(Duration::from_millis(now.saturating_sub(since)));
+        let left =
+            Duration::from_secs(session.expiry.into()).saturating_sub(Duration::from_millis(now.saturating_sub(since)));
         let delay = entry.will_delay();
         self.watch_over(&mut entry, &client_id, delay, left);
         self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(&client_id, stored);

@@ -500,7 +500,7 @@ fn connack(shared: &Shared, connect: &Connect<'_>, peer: &Peer, session_present:
     let properties = ConnAckProperties {
         session_expiry: (asked_expiry != peer.session_expiry).then_some(peer.session_expiry),
         retain_available: (limits.max_retained_messages == 0).then_some(false),
-        receive_maximum: Some(limits.max_inflight).filter(|maximum| *maximum < u16::MAX),
+        receive_maximum: Some(limits.receive_maximum).filter(|maximum| *maximum < u16::MAX),
         maximum_packet_size: Some(limits.max_packet_size),
         topic_alias_maximum: Some(limits.max_topic_aliases).filter(|maximum| *maximum > 0),
         server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),

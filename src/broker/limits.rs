@@ -45,7 +45,7 @@ limits! {
     MaxProperties "maxProperties",
     TopicDepth "topicDepth",
     MaxTopicAliases "maxTopicAliases",
-    MaxInflight "maxInflight",
+    ReceiveMaximum "receiveMaximum",
     MessageRate "messageRate",
     ByteRate "byteRate",
     MaxSubscriptions "maxSubscriptions",
@@ -64,7 +64,7 @@ impl Limit {
             Violation::PacketTooLarge { .. } => Some(Self::MaxPacketSize),
             Violation::TooManyUserProperties { .. } => Some(Self::MaxProperties),
             Violation::TopicAlias { .. } => Some(Self::MaxTopicAliases),
-            Violation::ReceiveMaximum { .. } => Some(Self::MaxInflight),
+            Violation::ReceiveMaximum { .. } => Some(Self::ReceiveMaximum),
             _ => None,
         }
     }

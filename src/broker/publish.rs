@@ -248,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// QoS 1 and 2 publications that the client may have on the way; only MQTT 5.0 tells it.
     pub(super) fn receive_maximum(&self) -> u16 {
-        if self.peer.version == Version::V5 { self.shared.limits.max_inflight } else { u16::MAX }
+        if self.peer.version == Version::V5 { self.shared.limits.receive_maximum } else { u16::MAX }
     }
 
     /// A publication that no rule allows.

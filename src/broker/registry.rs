@@ -72,7 +72,6 @@ impl Entry {
     pub fn restored(mailbox: Arc<Mailbox>, identity: Arc<Identity>, about: About, will: Option<Will>) -> Self {
         Self::new(mailbox, identity, false, about, will)
     }
-
 }
 
 /// The connection of a client, or its last one while it is away.

@@ -505,7 +505,12 @@ mod tests {
 
     fn subscriber(session: u64, qos: QoS) -> Subscriber {
         let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
-        Subscriber { mailbox: Arc::new(Mailbox::new(session, LIMITS, false)), options, identifier: None, wants_origin: false }
+        Subscriber {
+            mailbox: Arc::new(Mailbox::new(session, LIMITS, false)),
+            options,
+            identifier: None,
+            wants_origin: false,
+        }
     }
 
     fn all(window: usize) -> Admitted {

@@ -9,8 +9,12 @@ use crate::config::broker::{Durability, Storage};
 use crate::config::files::State;
 use crate::store::journal::{self, Journal, Recovered};
 
-/// Bytes of a segment of the journal.
-const SEGMENT: u32 = 16 * 1024 * 1024;
+/// Bytes of a segment of the journal, a small share of the whole, so that old ones can go one by one.
+fn segment(size: u64) -> u32 {
+    const LEAST: u64 = 1024 * 1024;
+    const MOST: u64 = 16 * 1024 * 1024;
+    u32::try_from((size / 64).clamp(LEAST, MOST)).unwrap_or(u32::MAX)
+}
 
 /// Opens what is kept in the directory, if anything is to be kept.
 pub fn open(storage: Option<Storage>, state: &State) -> Result<Option<(Journal, Recovered)>, Error> {
@@ -21,7 +25,7 @@ pub fn open(storage: Option<Storage>, state: &State) -> Result<Option<(Journal, 
         Durability::Fsync => journal::Durability::Fsync,
         Durability::Async => journal::Durability::Async,
     };
-    let settings = journal::Settings { directory: state.0.join("journal"), durability, size, segment: SEGMENT };
+    let settings = journal::Settings { directory: state.0.join("journal"), durability, size, segment: segment(size) };
     Ok(Some(journal::open(settings)?))
 }
 

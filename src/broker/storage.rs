@@ -43,7 +43,8 @@ impl Collector for StorageMetrics {
         let bounds = SyncSeconds::BOUNDS.into_iter().chain([f64::MAX]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let help = "How long the disk took to keep what was written";
-        let mut histogram = encoder.encode_descriptor("mqtt_storage_sync_seconds", help, None, MetricType::Histogram)?;
+        let mut histogram =
+            encoder.encode_descriptor("mqtt_storage_sync_seconds", help, None, MetricType::Histogram)?;
         histogram.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
     }
 }

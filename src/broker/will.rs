@@ -13,9 +13,9 @@ use super::limits::Limit;
 use super::{Shared, unix_millis};
 use crate::auth::explain::{self, Request, Verb};
 use crate::auth::{Decision, Grants, Identity};
-use crate::mqtt::{QoS, Version};
 use crate::mqtt::packet::{Publish, Will as Asked};
 use crate::mqtt::property::PublishProperties;
+use crate::mqtt::{QoS, Version};
 use crate::store::{Message, Origin, Stored, StoredOrigin};
 
 /// A will, and whose it is.
@@ -163,8 +163,8 @@ fn send(shared: &Shared, will: Will, effects: &mut Effects) {
         }
     }
     // Who has subscribed meanwhile, and looked for what is retained before this was, gets it here.
-    let newer = (retained && routes.generation != shared.router.generation())
-        .then(|| shared.router.routes(message.topic()));
+    let newer =
+        (retained && routes.generation != shared.router.generation()).then(|| shared.router.routes(message.topic()));
     let routed = newer.as_ref().unwrap_or(&routes).deliver(&message, 0, shared.now(), effects);
     effects.published(shared.journal.as_ref(), &message, None, retained);
     shared.counters.dropped.add_routed(&routed);

@@ -34,8 +34,10 @@ pub struct Limits {
     pub topic_depth: u16,
     /// Topic aliases of one connection, each way.
     pub max_topic_aliases: u16,
-    /// QoS 1 and 2 messages of one client under way at a time, each way.
+    /// QoS 1 and 2 messages under way to one client at a time.
     pub max_inflight: u16,
+    /// QoS 1 and 2 publications that a client of MQTT 5.0 may have under way at a time.
+    pub receive_maximum: u16,
     /// Messages that one client may publish.
     pub message_rate: Option<Rate>,
     /// Bytes of PUBLISH packets that one client may send.
@@ -97,6 +99,8 @@ impl Default for Limits {
             topic_depth: 32,
             max_topic_aliases: 16,
             max_inflight: 100,
+            // Many clients do not count what they send: those of 3.x need not, and some of 5.0 do not.
+            receive_maximum: u16::MAX,
             message_rate: None,
             byte_rate: None,
             max_subscriptions: 1000,

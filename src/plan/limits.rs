@@ -31,6 +31,7 @@ pub fn limits(spec: &MqttBrokerSpec) -> Result<broker::Limits, Invalid> {
         topic_depth: limits.topic_depth.unwrap_or(default.topic_depth).max(1),
         max_topic_aliases: limits.max_topic_aliases.unwrap_or(default.max_topic_aliases),
         max_inflight: limits.max_inflight.unwrap_or(default.max_inflight).max(1),
+        receive_maximum: limits.receive_maximum.unwrap_or(default.receive_maximum).max(1),
         message_rate: rate("messageRate", limits.message_rate.as_ref(), default.message_rate)?,
         byte_rate: rate("byteRate", limits.byte_rate.as_ref(), default.byte_rate)?,
         max_subscriptions: limits.max_subscriptions.unwrap_or(default.max_subscriptions),

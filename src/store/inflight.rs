@@ -301,8 +301,7 @@ mod tests {
             (first..first + 4).map(|seq| inflight.begin(delivery(seq, QoS::AtLeastOnce)).get()).collect();
         assert_eq!(ids, [49_150, 49_151, 1, 2]);
         inflight.extras = u64::from(EXTRA_IDS) - 1;
-        let extra: Vec<u16> =
-            (0..2).map(|_| inflight.begin_extra(delivery(0, QoS::AtLeastOnce)).0.get()).collect();
+        let extra: Vec<u16> = (0..2).map(|_| inflight.begin_extra(delivery(0, QoS::AtLeastOnce)).0.get()).collect();
         assert_eq!(extra, [65_535, 49_152]);
         for id in [1, 49_150, 65_535, 2, 49_151, 49_152] {
             assert!(inflight.finish(PacketId::new(id).unwrap()).is_some(), "{id}");

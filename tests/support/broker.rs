@@ -13,7 +13,7 @@ use mqtt_operator::auth::settings::{Anonymous, Jwt, Settings, User};
 use mqtt_operator::auth::{admin, password};
 use mqtt_operator::broker::{self, Running};
 use mqtt_operator::client::{self, Client, Incoming, Options};
-use mqtt_operator::config::broker::{Broker as Config, Limits, Listener, Protocol, UserHash, Users};
+use mqtt_operator::config::broker::{Broker as Config, Limits, Listener, Protocol, Storage, UserHash, Users};
 use mqtt_operator::config::files::{Etc, State};
 use mqtt_operator::config::{FORMAT, report};
 use mqtt_operator::mqtt::Version;
@@ -208,7 +208,8 @@ fn config() -> Config {
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         auth: Settings { jwt, users: users.collect(), ..Settings::default() },
         limits: Limits::default(),
-        storage: None,
+        // As where the object says nothing: with what comes of waiting for the disk.
+        storage: Some(Storage { size: 64 << 20, ..Storage::default() }),
         bridge: None,
     }
 }

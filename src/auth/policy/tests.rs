@@ -72,8 +72,10 @@ fn refused(policy: &Policy, presented: &Presented<'_>) -> (u8, u8) {
 /// What one user with these rules, and nobody else's, may do.
 fn grants_of(acl: Vec<Rule>, client_id: &str) -> Grants {
     let policy = policy(&Settings { users: vec![user("u", &[], acl)], ..Settings::default() });
-    policy
-        .grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password(password::digest(&HASH).into())), client_id)
+    policy.grants(
+        &Identity::new(Principal::User("u".to_owned()), Credential::Password(password::digest(&HASH).into())),
+        client_id,
+    )
 }
 
 fn publishes(grants: &Grants, topic: &str) -> bool {
@@ -274,8 +276,10 @@ fn the_deny_list_of_the_object_comes_before_everything() {
         deny: vec![deny(Action::All, "secret/#")],
         ..Settings::default()
     };
-    let grants = policy(&settings)
-        .grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password(password::digest(&HASH).into())), "c");
+    let grants = policy(&settings).grants(
+        &Identity::new(Principal::User("u".to_owned()), Credential::Password(password::digest(&HASH).into())),
+        "c",
+    );
     assert!(!subscribes(&grants, "#") && !publishes(&grants, "secret/a") && publishes(&grants, "a"));
 }
 
@@ -289,8 +293,10 @@ fn the_rules_of_a_user_come_before_those_of_the_groups_in_order() {
         ],
         ..Settings::default()
     };
-    let grants = policy(&settings)
-        .grants(&Identity::new(Principal::User("u".to_owned()), Credential::Password(password::digest(&HASH).into())), "c");
+    let grants = policy(&settings).grants(
+        &Identity::new(Principal::User("u".to_owned()), Credential::Password(password::digest(&HASH).into())),
+        "c",
+    );
     let may: Vec<bool> = ["a/1", "a/2", "a/3", "b/1", "b/2"].iter().map(|topic| publishes(&grants, topic)).collect();
     assert_eq!(may, [false, false, true, true, false]);
 }

@@ -131,7 +131,7 @@ fn topic_aliases_are_taken_up_to_the_maximum_that_is_announced() {
 /// 5.0 [MQTT-3.3.4-7].
 #[test]
 fn as_many_flows_as_announced_are_taken_at_a_time() {
-    let broker = broker_with(|config| config.limits.max_inflight = 2);
+    let broker = broker_with(|config| config.limits.receive_maximum = 2);
     let (mut wire, ack) = Wire::accepted(&broker, &Connect::new(Version::V5, "window"));
     assert_eq!(ack.properties.number(0x21), Some(2));
     let received = |id: u16| packet![0x50; Be16(id), 0x10];

@@ -216,7 +216,7 @@ fn expired_messages_do_not_hold_up_the_window() {
 /// 5.0 [MQTT-3.3.4-7].
 #[test]
 fn a_client_may_have_as_many_publications_under_way_as_connack_says_and_no_more() {
-    let broker = broker_with(|config| config.limits.max_inflight = 3);
+    let broker = broker_with(|config| config.limits.receive_maximum = 3);
     let (mut from, connack) = Wire::accepted(&broker, &Connect::new(V5, "from"));
     assert_eq!(connack.properties.number(0x21), Some(3));
     // QoS 1 is acknowledged at once, and so is a release: neither counts for long.
@@ -249,7 +249,7 @@ fn a_client_may_have_as_many_publications_under_way_as_connack_says_and_no_more(
 /// 5.0 [MQTT-3.3.4-7].
 #[test]
 fn refused_publications_do_not_count_against_the_client() {
-    let broker = broker_with(|config| config.limits.max_inflight = 1);
+    let broker = broker_with(|config| config.limits.receive_maximum = 1);
     let (mut from, _) = Wire::accepted(&broker, &Connect::new(V5, "from").with(&[0x17, 0]));
     for id in 1..10 {
         from.ask(&publish(V5, QOS_2, "elsewhere", id, b"x"), &packet![PUBREC; Be16(id), 0x87]);
@@ -262,7 +262,7 @@ fn refused_publications_do_not_count_against_the_client() {
 /// 5.0 [MQTT-4.9.0-1].
 #[test]
 fn the_quota_begins_anew_with_each_connection() {
-    let broker = broker_with(|config| config.limits.max_inflight = 2);
+    let broker = broker_with(|config| config.limits.receive_maximum = 2);
     for round in 0..3 {
         let mut from = Wire::accepted(&broker, &Connect::kept(V5, 1)).0;
         for id in [2 * round + 1, 2 * round + 2] {
@@ -280,7 +280,7 @@ fn the_quota_begins_anew_with_each_connection() {
 #[test]
 fn publications_of_3_x_are_not_counted() {
     each_of(&VERSIONS_3, |version| {
-        let broker = broker_with(|config| config.limits.max_inflight = 2);
+        let broker = broker_with(|config| config.limits.receive_maximum = 2);
         let mut from = Wire::connect(&broker, version, "from");
         for id in 1..=300 {
             from.ask(&publish(version, QOS_2, "t/a", id, b"x"), &ack(PUBREC, id));

@@ -131,6 +131,19 @@ pub fn published(wire: &mut Wire, first: u8, topic: &str, payload: &[u8], code: 
     }
 }
 
+/// Publishes at QoS 1 to a subscription of the same client, once: PUBACK and the delivery come in either order, because
+/// PUBACK waits until the message is written down.
+#[track_caller]
+pub fn published_to_itself(wire: &mut Wire, first: u8, topic: &str, payload: &[u8]) -> Published {
+    let (version, id) = (wire.version, 77);
+    wire.send(&publish(version, first, topic, id, payload));
+    let (one, other) = (wire.expect_packet(), wire.expect_packet());
+    let (answer, delivery) = if one.first == PUBACK { (one, other) } else { (other, one) };
+    let wanted = ack_with(version, PUBACK, id, 0);
+    assert_eq!((answer.first, &answer.body[..]), (PUBACK, &wanted[2..]));
+    take_apart(version, delivery)
+}
+
 /// All that is on its way to this client now: what was routed before the first PINGREQ arrives before the second PINGRESP.
 #[track_caller]
 pub fn deliveries(wire: &mut Wire) -> Vec<Published> {

@@ -109,12 +109,12 @@ fn a_shared_subscription_carries_its_identifier_and_options() {
     let mut wire = Wire::connect(&broker, V5, "ids");
     // Retain As Published.
     wire.ask(&packet![0x82; Be16(1), props![0x0B, 9], GROUP, 0x09], &suback(V5, 0x90, 1, &[1]));
-    published(&mut wire, QOS_1 | RETAIN, "t/a", b"x", 0);
-    expect_publish_with(&mut wire, QOS_1 | RETAIN, "t/a", &[0x0B, 9], b"x");
+    let own = published_to_itself(&mut wire, QOS_1 | RETAIN, "t/a", b"x");
+    assert_eq!((own.first, own.properties.0), (QOS_1 | RETAIN, vec![(0x0B, vec![9])]));
     // Replaced, not doubled.
     wire.ask(&packet![0x82; Be16(1), props![0x0B, 10], GROUP, 0x00], &suback(V5, 0x90, 1, &[0]));
-    published(&mut wire, QOS_1 | RETAIN, "t/a", b"y", 0);
-    expect_publish_with(&mut wire, QOS_0, "t/a", &[0x0B, 10], b"y");
+    let own = published_to_itself(&mut wire, QOS_1 | RETAIN, "t/a", b"y");
+    assert_eq!((own.first, own.properties.0), (QOS_0, vec![(0x0B, vec![10])]));
     expect_silence(&mut wire);
 }
 

@@ -55,7 +55,7 @@ fn puback(wire: &mut Wire) -> u8 {
 
 #[test]
 fn class_16_what_is_begun_and_never_finished_is_bounded() {
-    let broker = broker_with(|config| config.limits.max_inflight = 10);
+    let broker = broker_with(|config| config.limits.receive_maximum = 10);
     // QoS 2 that is never released.
     let mut wire = Wire::connect(&broker, Version::V5, "c");
     for id in 1..=10 {
@@ -163,6 +163,7 @@ fn class_19_limits_of_any_size_do_no_harm_to_arithmetic() {
     let sets: &[(&str, Set)] = &[
         ("maxKeepAlive", |it, v| it.max_keep_alive = u16::try_from(v).unwrap_or(u16::MAX)),
         ("maxInflight", |it, v| it.max_inflight = u16::try_from(v.max(1)).unwrap_or(u16::MAX)),
+        ("receiveMaximum", |it, v| it.receive_maximum = u16::try_from(v.max(1)).unwrap_or(u16::MAX)),
         ("maxQueuedMessages", |it, v| it.max_queued_messages = u32::try_from(v).unwrap_or(u32::MAX)),
         ("maxQueuedBytes", |it, v| it.max_queued_bytes = v),
         ("maxRetainedMessages", |it, v| it.max_retained_messages = u32::try_from(v).unwrap_or(u32::MAX)),
