@@ -17,6 +17,7 @@ mod durable;
 mod effects;
 mod events;
 pub mod frames;
+mod goodbye;
 mod guard;
 mod handshake;
 mod issuers;
@@ -67,7 +68,6 @@ use crate::auth::Policy;
 use crate::config::broker::{Broker as Config, Durability, Limits};
 use crate::config::files::{Etc, State};
 use crate::config::report;
-use crate::mqtt::ReasonCode;
 use crate::process::{self, Shutdown};
 use crate::store::journal::{self, Health, Journal};
 use crate::store::memory::{self, Level};
@@ -84,7 +84,7 @@ use registry::Registry;
 use router::Router;
 use sys::Sys;
 
-/// How long connections get to say goodbye at shutdown.
+/// How long connections get to end at shutdown, after the last one was told.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why a broker does not start.
@@ -391,7 +391,9 @@ impl Running {
     /// Returns when the broker has stopped after its shutdown was triggered.
     pub async fn wait(mut self) {
         self.shutdown.wait().await;
-        self.shared.registry.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
+        let online = self.shared.registry.close();
+        tracing::info!(connections = online.len(), "no more clients are let in; those that are there are sent away");
+        goodbye::tell(&online).await;
         let gone = async {
             while self.shared.counters.connections.load(Ordering::Relaxed) > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -178,15 +178,11 @@ impl Registry {
         }
     }
 
-    /// Tells every connection to end, and lets no other in.
-    pub fn close_all(&self, reason: ReasonCode) {
+    /// Lets no other connection in, and answers those that there are.
+    pub fn close(&self) -> Vec<Arc<Mailbox>> {
         let clients = self.lock();
         self.closed.store(true, Ordering::Relaxed);
-        let online: Vec<_> = clients.values().filter(|e| e.online).map(|e| e.mailbox.clone()).collect();
-        drop(clients);
-        for mailbox in online {
-            mailbox.command(Command::Close { reason, forget: false, done: None });
-        }
+        clients.values().filter(|entry| entry.online).map(|entry| entry.mailbox.clone()).collect()
     }
 }
 

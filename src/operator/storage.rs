@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn claim(spec: Value, status: Value) -> Claim {
+    fn claim(spec: &Value, status: &Value) -> Claim {
         let object = json!({"metadata": {"name": "state-home-0", "namespace": "shop"}, "spec": spec, "status": status});
         serde_json::from_value(object).unwrap()
     }
@@ -167,15 +167,15 @@ mod tests {
 
     #[test]
     fn a_claim_that_waits_is_named_with_its_class_and_the_next_step() {
-        let waits = |class| pending(&[claim(of("1Gi", class), json!({"phase": "Pending"}))]).unwrap();
+        let waits = |class| pending(&[claim(&of("1Gi", class), &json!({"phase": "Pending"}))]).unwrap();
         assert_eq!(
             waits(Some("fast")),
             "claim state-home-0 waits for a volume of 1Gi of class \"fast\"; see kubectl describe pvc state-home-0 -n shop"
         );
         assert!(waits(None).contains("no default one; set spec.storage.storageClassName"), "{}", waits(None));
-        let lost = pending(&[claim(of("1Gi", None), json!({"phase": "Lost"}))]).unwrap();
+        let lost = pending(&[claim(&of("1Gi", None), &json!({"phase": "Lost"}))]).unwrap();
         assert!(lost.contains("has lost its volume; restore it"), "{lost}");
-        assert_eq!(pending(&[claim(of("1Gi", None), json!({"phase": "Bound"}))]), None);
+        assert_eq!(pending(&[claim(&of("1Gi", None), &json!({"phase": "Bound"}))]), None);
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
         let state = |capacity: &str| {
             let resizing = json!([{"type": "Resizing", "status": "True", "message": "waiting for the node"}]);
             let status = json!({"phase": "Bound", "capacity": {"storage": capacity}, "conditions": resizing});
-            growing(&[claim(of("2Gi", None), status)])
+            growing(&[claim(&of("2Gi", None), &status)])
         };
         assert_eq!(state("1Gi").as_deref(), Some("claim state-home-0 grows to 2Gi: waiting for the node"));
         assert_eq!((state("2Gi"), state("3Gi")), (None, None));

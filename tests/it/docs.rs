@@ -188,6 +188,7 @@ fn objects_in_pages_are_valid() {
         "docs/keys.md",
         "docs/limits.md",
         "docs/listeners.md",
+        "docs/storage.md",
         "docs/users.md",
     ] {
         let text = std::fs::read_to_string(project_file(page)).unwrap();

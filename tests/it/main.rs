@@ -15,6 +15,7 @@ mod bench;
 mod bridge;
 mod client;
 mod docs;
+mod drain;
 mod fuzz;
 mod interop;
 mod isolation;
