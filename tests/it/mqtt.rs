@@ -28,6 +28,7 @@ mod properties;
 mod publish;
 mod qos;
 mod representation;
+mod restart;
 mod retained;
 mod sessions;
 mod shared;

@@ -62,11 +62,7 @@ impl Broker {
         change(&mut config);
         write_documents(etc.path(), &config, hash);
         prepare(&Etc(etc.path().to_owned()));
-        let shutdown = Shutdown::new();
-        let state = tempfile::tempdir().unwrap();
-        let (read, kept) = (Etc(etc.path().to_owned()), State(state.path().to_owned()));
-        let running = broker::start(config, read, &kept, shutdown.clone()).unwrap();
-        Self { running, shutdown, etc, state }
+        Self::on(etc, tempfile::tempdir().unwrap())
     }
 
     /// Serves a client on this socket, as if a listener had accepted it.
@@ -166,10 +162,67 @@ impl Broker {
         (client, incoming)
     }
 
+    /// Stops it in good order, and starts another one with the same documents and what was kept.
+    pub async fn stopped_and_started(self) -> Self {
+        self.stopped_and_started_with(|_| {}).await
+    }
+
+    /// As [`Broker::stopped_and_started`], with a configuration that was changed meanwhile.
+    pub async fn stopped_and_started_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let Self { running, shutdown, etc, state } = self;
+        shutdown.trigger();
+        running.wait().await;
+        let mut config = read_config(etc.path());
+        change(&mut config);
+        replace(&Etc(etc.path().to_owned()).broker(), &serde_json::to_string(&config).unwrap());
+        Self::on(etc, state)
+    }
+
+    /// Starts another one with what is on disk at this moment, as if this one had been lost now.
+    pub async fn lost_and_started(self) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        copy(self.state.path(), state.path());
+        let Self { running, shutdown, etc, state: old } = self;
+        shutdown.trigger();
+        running.wait().await;
+        drop(old);
+        Self::on(etc, state)
+    }
+
+    fn on(etc: tempfile::TempDir, state: tempfile::TempDir) -> Self {
+        let shutdown = Shutdown::new();
+        let (read, kept) = (Etc(etc.path().to_owned()), State(state.path().to_owned()));
+        let running = broker::start(read_config(etc.path()), read, &kept, shutdown.clone()).unwrap();
+        Self { running, shutdown, etc, state }
+    }
+
+    /// What comes of another one in the same place.
+    pub fn second_on_the_same_state(&self) -> Result<(), broker::Error> {
+        let (read, kept) = (Etc(self.etc().to_owned()), State(self.state().to_owned()));
+        broker::start(read_config(self.etc()), read, &kept, Shutdown::new()).map(|_| ())
+    }
+
     /// Stops it, as SIGTERM does.
     pub async fn stop(self) {
         self.shutdown.trigger();
         self.running.wait().await;
+    }
+}
+
+fn read_config(etc: &Path) -> Config {
+    serde_json::from_slice(&std::fs::read(Etc(etc.to_owned()).broker()).unwrap()).unwrap()
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 
