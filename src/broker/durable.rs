@@ -142,7 +142,8 @@ impl Shared {
         let mut inflight = Inflight::default();
         let mut extras = session.extras.into_iter().peekable();
         let mut waiting = Vec::new();
-        for (at, outstanding) in session.queue.into_iter().enumerate() {
+        for (at, mut outstanding) in session.queue.into_iter().enumerate() {
+            outstanding.delivery.seq = outstanding.seq;
             while let Some(extra) = extras.next_if(|extra| extra.before <= outstanding.seq) {
                 inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received);
             }
@@ -166,9 +167,11 @@ impl Shared {
         let left =
             Duration::from_secs(session.expiry.into()).saturating_sub(Duration::from_millis(now.saturating_sub(since)));
         let delay = entry.will_delay();
-        self.watch_over(&mut entry, &client_id, delay, left);
         self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(&client_id, stored);
-        self.registry.lock().insert(client_id, entry);
+        // Under the lock: what watches over the session looks for it there.
+        let mut clients = self.registry.lock();
+        self.watch_over(&mut entry, &client_id, delay, left);
+        clients.insert(client_id, entry);
         Ok(())
     }
 }

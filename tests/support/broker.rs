@@ -213,6 +213,10 @@ fn read_config(etc: &Path) -> Config {
     serde_json::from_slice(&std::fs::read(Etc(etc.to_owned()).broker()).unwrap()).unwrap()
 }
 
+fn gone(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 /// Copies a directory with all that is in it.
 fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -221,7 +225,8 @@ fn copy(from: &Path, to: &Path) {
             std::fs::create_dir(&to).unwrap();
             copy(&entry.path(), &to);
         } else {
-            std::fs::copy(entry.path(), to).unwrap();
+            // The next file of the journal is empty and gets its name while this goes on.
+            std::fs::copy(entry.path(), to).map(|_| ()).or_else(gone).unwrap();
         }
     }
 }

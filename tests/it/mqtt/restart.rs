@@ -55,12 +55,12 @@ fn messages_for_a_client_that_is_away_are_there_again_in_their_order() {
             }
             let broker = again(broker, end);
             let mut to = back(&broker, version, 1);
-            for number in 0..20_u8 {
+            let found: Vec<_> = (0..20).map(|_| take_publish(&mut to)).collect();
+            for (number, message) in found.iter().enumerate() {
                 let first = if number % 2 == 0 { QOS_1 } else { QOS_2 };
-                // Nobody knows any more that these were never sent.
-                let message = take_publish(&mut to);
                 assert_eq!(message.first & !DUP, first);
-                assert_eq!(message.payload, [number]);
+                assert_eq!(message.payload, [number as u8]);
+                // Of a broker that was lost nobody knows whether it had sent them.
                 assert!(end == End::Lost || message.first & DUP == 0, "what was never sent is not sent again");
                 if first == QOS_1 {
                     to.send(&ack(PUBACK, message.id));
@@ -223,13 +223,18 @@ fn the_will_of_a_client_whose_broker_ended_is_sent_by_the_next_one_and_once() {
             to.subscribe("t/will", 1);
             to.disconnect();
             let (_has, _) = Wire::accepted(&broker, &Connect::kept(version, 2).will(1, false, "t/will", b"gone"));
-            let (left, _) = Wire::accepted(&broker, &Connect::kept(version, 3).will(1, false, "t/will", b"left"));
-            left.disconnect();
+            if end == End::Stopped {
+                // Nothing answers DISCONNECT: of a broker that is lost then, nobody knows whether it had taken it.
+                let (left, _) = Wire::accepted(&broker, &Connect::kept(version, 3).will(1, false, "t/will", b"left"));
+                left.disconnect();
+            }
             let broker = again(broker, end);
             let mut to = back(&broker, version, 1);
             let message = take_publish(&mut to);
             assert_eq!((message.first & !DUP, &*message.payload), (QOS_1, &b"gone"[..]));
             to.send(&ack(PUBACK, message.id));
+            // Whoever is asked something durable afterwards has written down PUBACK too, for which nobody waits.
+            to.subscribe("t/other", 0);
             expect_silence(&mut to);
             let broker = again(broker, end);
             expect_silence(&mut back(&broker, version, 1));
