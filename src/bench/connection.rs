@@ -16,6 +16,9 @@ use crate::mqtt::{PacketId, ReasonCode, Version, codec};
 /// Seconds. A ping is due well before.
 const KEEP_ALIVE: u16 = 60;
 
+/// Seconds that a persistent session outlives its connection, where the version can say it.
+const SESSION_EXPIRY: u32 = 3600;
+
 /// Larger than what a socket usually holds, so that one read empties it.
 const READ_BUFFER: usize = 256 * 1024;
 
@@ -38,8 +41,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and waits for the acceptance.
-    pub(super) async fn open(settings: &Settings, client_id: &str) -> Result<Self, BenchError> {
+    /// Connects, for a session that outlives the connection or not, and waits for the acceptance.
+    pub(super) async fn open(settings: &Settings, client_id: &str, persistent: bool) -> Result<Self, BenchError> {
         let connect_error =
             |source| BenchError::Connect { address: format!("{}:{}", settings.host, settings.port), source };
         let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(connect_error)?;
@@ -48,13 +51,16 @@ impl Connection {
         let mut connection = Self { stream, version, partial: Vec::new(), out: Vec::new(), receive_maximum: u16::MAX };
         connection.send(&Packet::Connect(Box::new(Connect {
             version,
-            clean_start: true,
+            clean_start: !persistent,
             keep_alive: KEEP_ALIVE,
             client_id,
             username: settings.username.as_deref(),
             password: settings.password.as_deref().map(str::as_bytes),
             will: None,
-            properties: ConnectProperties::default(),
+            properties: ConnectProperties {
+                session_expiry: (persistent && version == Version::V5).then_some(SESSION_EXPIRY),
+                ..ConnectProperties::default()
+            },
         })));
         connection.flush().await?;
         let (mut answer, mut maximum) = (None, None);

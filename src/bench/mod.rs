@@ -64,6 +64,8 @@ pub struct Settings {
     pub username: Option<String>,
     /// A password or a token.
     pub password: Option<String>,
+    /// Subscribers have sessions that outlive their connections.
+    pub persistent: bool,
     /// First level or levels of every topic.
     pub prefix: String,
     /// The process whose CPU time and memory are measured.
@@ -96,6 +98,7 @@ impl Settings {
             version: Version::V311,
             username: None,
             password: None,
+            persistent: false,
             prefix: "bench".to_owned(),
             broker_pid: None,
             threads: 1,

@@ -61,7 +61,7 @@ pub(super) struct Measured {
 
 impl Publisher {
     pub(super) async fn open(index: usize, settings: &Settings, shared: &Shared) -> Result<Self, BenchError> {
-        let connection = Connection::open(settings, &shared.client_id('p', index)).await?;
+        let connection = Connection::open(settings, &shared.client_id('p', index), false).await?;
         let window = settings.inflight.min(connection.receive_maximum);
         let templates = (0..settings.topics).map(|topic| template(settings, index, topic)).collect();
         Ok(Self {

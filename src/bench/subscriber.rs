@@ -111,7 +111,7 @@ impl Received {
 
 impl Subscriber {
     pub(super) async fn open(index: usize, settings: &Settings, shared: &Shared) -> Result<Self, BenchError> {
-        let mut connection = Connection::open(settings, &shared.client_id('s', index)).await?;
+        let mut connection = Connection::open(settings, &shared.client_id('s', index), settings.persistent).await?;
         connection.subscribe(&settings.filter(index), settings).await?;
         Ok(Self { connection, received: Received::new(index, settings, shared.run) })
     }

@@ -67,6 +67,10 @@ pub struct Bench {
     #[arg(long, default_value_t = 100, value_name = "N")]
     inflight: u16,
 
+    /// Subscribers ask for sessions that outlive their connections, as devices do; the sessions stay behind.
+    #[arg(long)]
+    persistent: bool,
+
     /// Protocol version.
     #[arg(long, default_value = "3.1.1", value_name = "VERSION")]
     version: ProtocolVersion,
@@ -197,6 +201,7 @@ fn settings(flags: &Bench) -> anyhow::Result<Settings> {
         },
         username,
         password: token.or_else(|| flags.password.clone()),
+        persistent: flags.persistent,
         prefix: flags.prefix.clone(),
         broker_pid: flags.pid,
         threads: flags.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)),
