@@ -193,7 +193,7 @@ pub fn look_at_certificates(entrance: &Entrance) {
 /// Where the policy comes from.
 #[derive(Debug)]
 pub struct Documents {
-    /// What the broker was started with: but for `auth`, it stays so until a restart.
+    /// What the broker was started with; see [`Config::until_restart`] for what stays so.
     pub config: Config,
     pub etc: Etc,
     /// Held from reading to enforcing: what was read first may not be in force last.
@@ -231,17 +231,21 @@ fn put_into_force(files: &Files, documents: &Documents, shared: &Arc<Shared>) ->
     let Documents { config: running, etc, .. } = documents;
     let made = files.config(etc).and_then(|config| {
         let policy = files.policy(&config.auth, running.bridge.as_ref(), etc, &shared.issuers)?;
-        Ok((policy, Config { auth: running.auth.clone(), ..config } != *running))
+        let restart = config.until_restart() != running.until_restart();
+        Ok((policy, config, restart))
     });
     let standing = || shared.documents.lock().unwrap_or_else(PoisonError::into_inner);
     match made {
-        Ok((policy, restart)) => {
+        Ok((policy, config, restart)) => {
             // First: who reads the hash may rely on it.
             shared.enforce(policy);
+            shared.keep_as_much_as(&config);
             let now = Standing { digest: files.digest(), problem: None, restart };
             let before = std::mem::replace(&mut *standing(), now);
             if restart && !before.restart {
-                tracing::warn!("broker.json has changed outside of `auth`: that takes a restart of the broker");
+                tracing::warn!(
+                    "broker.json has changed in more than who may do what: that takes a restart of the broker"
+                );
             }
             shared.counters.reloads.add(1);
             Ok(())

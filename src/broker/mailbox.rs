@@ -372,6 +372,15 @@ impl Mailbox {
         taken
     }
 
+    /// Lets more wait, or less: what waits already stays.
+    pub fn limit(&self, limits: Limits) {
+        let mut inner = self.lock();
+        inner.queue.limit(limits);
+        if !inner.queue.is_full() {
+            inner.release_all();
+        }
+    }
+
     /// Wakes the session's task, if there is one.
     pub fn wake(&self) {
         let task = self.lock().task.clone();

@@ -124,7 +124,7 @@ struct Shared {
     /// Where what must outlive the process is written down; absent where nothing is.
     journal: Option<Journal>,
     /// Bytes that may wait for the bridge.
-    telemetry_buffer: u64,
+    telemetry_buffer: AtomicU64,
     sys: Sys,
     counters: Counters,
     events: Events,
@@ -303,7 +303,7 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
         registry: Registry::default(),
         store: Store::default(),
         journal,
-        telemetry_buffer: config.bridge.as_ref().map_or(0, |bridge| bridge.buffer),
+        telemetry_buffer: AtomicU64::new(config.bridge.as_ref().map_or(0, |bridge| bridge.buffer)),
         sys: Sys::default(),
         counters,
         events: Events::new(0),

@@ -21,7 +21,7 @@ use super::replay::Replay;
 use super::will::Will;
 use super::{Shared, unix_millis, will};
 use crate::auth::{Grants, Identity, Principal};
-use crate::config::broker::QueueFull;
+use crate::config::broker::{Broker as Config, QueueFull};
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{QoS, ReasonCode, Version};
 use crate::store::memory::{self, Level};
@@ -297,7 +297,11 @@ impl Shared {
         let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         if *principal == Principal::Bridge {
             // Telemetry has a quota of its own, in bytes; what is more lets publishers wait.
-            return Limits { messages: usize::MAX, bytes: bytes(self.telemetry_buffer), full: Full::Wait };
+            return Limits {
+                messages: usize::MAX,
+                bytes: bytes(self.telemetry_buffer.load(Ordering::Relaxed)),
+                full: Full::Wait,
+            };
         }
         Limits {
             messages: self.limits.max_queued_messages as usize,
@@ -306,6 +310,19 @@ impl Shared {
                 QueueFull::DropOldest => Full::DropOldest,
                 QueueFull::Refuse => Full::Refuse,
             },
+        }
+    }
+
+    /// Takes up how much may be kept, while the broker runs.
+    pub fn keep_as_much_as(&self, config: &Config) {
+        let buffer = config.bridge.as_ref().map_or(0, |bridge| bridge.buffer);
+        if self.telemetry_buffer.swap(buffer, Ordering::Relaxed) == buffer {
+            return;
+        }
+        let limits = self.queue_limits(&Principal::Bridge);
+        let clients = self.registry.lock();
+        for entry in clients.values().filter(|entry| entry.identity.principal == Principal::Bridge) {
+            entry.mailbox.limit(limits);
         }
     }
 

@@ -35,6 +35,17 @@ impl Broker {
     pub fn durability(&self) -> Durability {
         self.storage.map_or(Durability::Memory, |storage| storage.durability)
     }
+
+    /// What holds until a restart: all but who may do what, and how much may be kept, which a broker takes up while it
+    /// runs.
+    pub fn until_restart(&self) -> Self {
+        Self {
+            auth: Settings::default(),
+            storage: self.storage.map(|storage| Storage { size: 0, ..storage }),
+            bridge: self.bridge.as_ref().map(|bridge| BridgeAccess { buffer: 0, ..bridge.clone() }),
+            ..self.clone()
+        }
+    }
 }
 
 /// How sessions, queues and retained messages are kept.

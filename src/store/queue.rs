@@ -75,6 +75,11 @@ impl Queue {
         Self { waiting: VecDeque::new(), last_seq: 0, bytes: 0, limits, held: Held::default() }
     }
 
+    /// Has other limits from now on; what waits already stays.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Appends, and gives the delivery its place, which is answered. The oldest that have to go are told to `dropped`.
     pub fn push(&mut self, mut delivery: Delivery, mut dropped: impl FnMut(Delivery)) -> u64 {
         if self.limits.full == Full::DropOldest {

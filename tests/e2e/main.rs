@@ -10,13 +10,18 @@ mod device;
 mod world;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use mqtt_operator::client::{self, Message, Options};
+use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use serde_json::{Value, json};
 
 use device::{Answers, Device, Dialect};
 use support::{await_until, project_file};
 use world::{BROKER, NAMESPACE, OPERATORS, PATIENCE, World, condition, helm};
 
+/// Within this a changed rule is in force, from the moment that somebody applies it.
+const IN_FORCE: Duration = Duration::from_secs(15);
 const TOPIC: &str = "sensor/kitchen/temperature";
 
 /// One test, because it is one story: each step stands on what the one before it left.
@@ -32,7 +37,9 @@ async fn a_thermometer_outside_the_cluster_reports_to_elasticsearch() {
     a_rotation_of_the_signing_key_refuses_no_device(&world, &device);
     a_revoked_token_is_refused_at_once(&world, &device).await;
     an_outage_of_elasticsearch_touches_no_device(&world, &device).await;
+    a_changed_rule_is_in_force_soon(&world, &device).await;
     a_deleted_pod_heals(&world, &device).await;
+    a_claim_that_cannot_grow_costs_nobody_a_connection(&world, &device).await;
     a_changed_object_rolls_once(&world, &device).await;
     an_operator_that_restarts_changes_nothing(&world).await;
     deleting_the_object_leaves_nothing(&world).await;
@@ -63,6 +70,10 @@ async fn apply_the_sample(world: &World) -> Device {
     let sample = sample.replace("http://elasticsearch:9200", world.elasticsearch.url());
     assert!(sample.contains(world.elasticsearch.url()), "the sample names the Elasticsearch that is replaced here");
     world.apply(NAMESPACE, &sample);
+    let waits = world.await_reason("Ready", "StoragePending").await;
+    assert!(waits.contains(&format!("state-{BROKER}-0")) && waits.contains("no class"), "{waits}");
+    world.step(&waits);
+    world.volume("disk-1", "1Gi");
     world.kubectl(&format!("-n {NAMESPACE} wait --for=condition=Ready mqttbroker/{BROKER} --timeout=120s"));
     let address = world.kubectl(&format!("-n {NAMESPACE} get mqb {BROKER} -o jsonpath={{.status.address}}"));
     assert!(address.starts_with("10.98.0."), "the load balancer's address, not {address:?}");
@@ -219,6 +230,55 @@ async fn an_outage_of_elasticsearch_touches_no_device(world: &World, device: &De
     assert_eq!(self::ready_since(world), ready_since, "the broker was Ready all the time");
 }
 
+/// Options of a client of this test's own, with a token that may publish and subscribe.
+fn listener(world: &World, device: &Device, client_id: &str) -> Options {
+    Options {
+        version: Version::V5,
+        username: Some("listener".into()),
+        password: Some(world.listener_token().into_bytes()),
+        ..Options::new(format!("{}:1883", device.address), client_id)
+    }
+}
+
+async fn a_changed_rule_is_in_force_soon(world: &World, device: &Device) {
+    world.step("forbid a topic to a client that is connected, and publish to it all the time");
+    let (client, _incoming, _) = client::connect(&listener(world, device, "publisher")).await.expect("a good token");
+    let message = Message::new("sensor/attic/temperature", "1", QoS::AtLeastOnce);
+    client.publish(&message).await.expect("it is allowed");
+    let pod = world.ready_pod(None).await;
+    let mut object = world.get(NAMESPACE, &format!("mqttbroker/{BROKER}"));
+    object["metadata"] = json!({"name": BROKER});
+    object["spec"]["auth"]["deny"] = json!([{"permission": "deny", "action": "publish", "topic": "sensor/attic/#"}]);
+    let started = Instant::now();
+    world.apply(NAMESPACE, &object.to_string());
+    await_until(IN_FORCE, "0x87", async || match client.publish(&message).await {
+        Ok(ReasonCode::NOT_AUTHORIZED) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    world.step(&format!("denied {:.1} s after kubectl apply began", started.elapsed().as_secs_f32()));
+    let now = world.ready_pod(None).await;
+    assert_eq!((uid(&now), restarts(&now)), (uid(&pod), restarts(&pod)), "nothing was restarted for it");
+}
+
+async fn a_claim_that_cannot_grow_costs_nobody_a_connection(world: &World, device: &Device) {
+    world.step("ask for a larger volume where there is none");
+    let set = |world: &World| world.get(NAMESPACE, &format!("statefulset/{BROKER}"));
+    let (before, pod) = (set(world), world.ready_pod(None).await);
+    let (client, _incoming, _) = client::connect(&listener(world, device, "witness")).await.expect("a good token");
+    let patch = r#"{"spec":{"storage":{"size":"2Gi"}}}"#;
+    world.kubectl(&format!("-n {NAMESPACE} patch mqb {BROKER} --type=merge -p {patch}"));
+    world.step(&world.await_reason("Progressing", "StorageNotGrowing").await);
+    world.await_condition("Ready", "True").await;
+    let after = set(world);
+    assert_ne!(uid(&after), uid(&before), "the StatefulSet is another one");
+    assert_eq!(after["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "2Gi");
+    let now = world.ready_pod(None).await;
+    assert_eq!((uid(&now), restarts(&now)), (uid(&pod), restarts(&pod)), "the pod is the same");
+    assert_eq!(now["metadata"]["ownerReferences"][0]["uid"], after["metadata"]["uid"], "and belongs to it");
+    client.publish(&Message::new("sensor/witness", "1", QoS::AtLeastOnce)).await.expect("the connection stands");
+}
+
 async fn a_deleted_pod_heals(world: &World, device: &Device) {
     world.step("delete the broker pod");
     let before = world.ready_pod(None).await;
@@ -281,7 +341,14 @@ async fn an_operator_that_restarts_changes_nothing(world: &World) {
 }
 
 async fn deleting_the_object_leaves_nothing(world: &World) {
-    world.step("delete the object");
+    world.step("delete the object, and its claim with it");
+    let patch = r#"{"spec":{"storage":{"onDelete":"Delete"}}}"#;
+    world.kubectl(&format!("-n {NAMESPACE} patch mqb {BROKER} --type=merge -p {patch}"));
+    await_until(PATIENCE, "a claim that belongs to the StatefulSet", async || {
+        let claim = world.get(NAMESPACE, &format!("persistentvolumeclaim/state-{BROKER}-0"));
+        if claim["metadata"]["ownerReferences"].is_array() { Ok(()) } else { Err(claim["metadata"].to_string()) }
+    })
+    .await;
     world.kubectl(&format!("-n {NAMESPACE} delete mqb {BROKER} --timeout=60s"));
     await_until(PATIENCE, "empty namespace", async || {
         let left: Vec<String> = children(world).into_iter().map(|(name, _)| name).collect();

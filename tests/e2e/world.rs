@@ -24,6 +24,8 @@ pub struct World {
     pub elasticsearch: Elasticsearch,
     pub http: reqwest::Client,
     _load_balancer: LoadBalancer,
+    /// What volumes are made of.
+    disk: tempfile::TempDir,
     started: Instant,
 }
 
@@ -40,7 +42,8 @@ impl World {
         // The address belongs to the node's network, so the node comes first.
         let elasticsearch = Elasticsearch::start_at(IpAddr::V4(HOST), &[]).unwrap_or_else(|error| panic!("{error}"));
         let load_balancer = LoadBalancer::start(node.client().await, Grant::Ip);
-        Self { node, elasticsearch, http: reqwest::Client::new(), _load_balancer: load_balancer, started }
+        let disk = tempfile::tempdir().expect("a temporary directory");
+        Self { node, elasticsearch, http: reqwest::Client::new(), _load_balancer: load_balancer, disk, started }
     }
 
     /// Says what comes next, and when.
@@ -60,6 +63,18 @@ impl World {
         run(self.node.kubectl().args(["-n", namespace, "apply", "-f"]).arg(file.path()));
     }
 
+    /// Makes a volume for a claim that names no class, a directory of the node that belongs to root.
+    pub fn volume(&self, name: &str, size: &str) {
+        let directory = self.disk.path().join(name);
+        std::fs::create_dir(&directory).expect("a writable directory");
+        let node = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"]});
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+            "capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "local": {"path": directory},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [node]}]}}}});
+        self.apply(NAMESPACE, &volume.to_string());
+    }
+
     /// One object as the API server has it.
     pub fn get(&self, namespace: &str, object: &str) -> Value {
         let text = run(self.node.kubectl().args(["-n", namespace, "get", object, "-o", "json"]));
@@ -71,6 +86,11 @@ impl World {
         let mut command = self.node.command(env!("CARGO_BIN_EXE_mqttctl"));
         command.args(words.split_whitespace()).args(["-n", NAMESPACE, "-b", BROKER]);
         command
+    }
+
+    /// A token for the subject `listener`, who may also subscribe.
+    pub fn listener_token(&self) -> String {
+        self.ctl("token issue --sub listener --ttl 1h --publish sensor/# --subscribe sensor/#")
     }
 
     /// A token for the subject `thermometer-1`.
@@ -120,6 +140,17 @@ impl World {
             if current && condition(&object, kind) == status { Ok(()) } else { Err(object["status"].to_string()) }
         })
         .await;
+    }
+
+    /// Waits until this condition of the broker's object has this reason, and returns its message.
+    pub async fn await_reason(&self, kind: &str, reason: &str) -> String {
+        await_until(PATIENCE, &format!("{kind}: {reason}"), async || {
+            let object = self.get(NAMESPACE, &format!("mqttbroker/{BROKER}"));
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = conditions.into_iter().find(|it| it["type"] == kind && it["reason"] == reason);
+            found.map(|it| it["message"].as_str().unwrap_or_default().to_owned()).ok_or(object["status"].to_string())
+        })
+        .await
     }
 
     /// Waits until the broker is Ready and MQTT is served at its address, which is returned.

@@ -81,6 +81,11 @@ impl Broker {
         found.unwrap_or_else(|| panic!("no listener {name}")).1
     }
 
+    /// Where the bridge connects, with telemetry.
+    pub fn internal(&self) -> Option<SocketAddr> {
+        self.running.internal
+    }
+
     /// Where probes, metrics and the report are.
     pub fn admin(&self) -> SocketAddr {
         self.running.admin

@@ -16,9 +16,7 @@ use kube::Resource;
 
 use crate::api::{MqttBroker, MqttUser};
 use crate::auth::rotation::Keys;
-use crate::auth::settings::Settings;
-use crate::config;
-use crate::config::broker::{Storage, Users};
+use crate::config::broker::Users;
 use crate::plan::{Plan, UserPlan};
 
 pub use claim::STATE_VOLUME;
@@ -59,10 +57,8 @@ pub struct Resources {
 pub fn build(object: &MqttBroker, plan: &Plan, ingredients: Ingredients<'_>) -> Resources {
     let secrets = secret::of_broker(object, plan, &ingredients);
     let config_map = config_map::build(object, plan);
-    // The bridge takes up changes of its own document by itself, and the broker those of who may do what, and of how much
-    // it may keep.
-    let storage = plan.broker.storage.map(|storage| Storage { size: 0, ..storage });
-    let config_hash = hash(&config::broker::Broker { auth: Settings::default(), storage, ..plan.broker.clone() });
+    // The bridge takes up changes of its own document by itself.
+    let config_hash = hash(&plan.broker.until_restart());
     Resources {
         secrets,
         user_secrets: ingredients.user_secrets,

@@ -153,6 +153,8 @@ fn what_is_kept_has_a_claim_that_the_brokers_user_may_write_and_memory_has_none(
 #[test]
 fn a_claim_that_grows_rolls_no_pod() {
     assert_eq!(pod("{storage: {size: 1Gi}}"), pod("{storage: {size: 2Gi}}"));
+    let with = |size: &str| pod(&format!("{{storage: {{size: {size}}}, {TELEMETRY}}}"));
+    assert_eq!(with("1Gi"), with("2Gi"), "more may wait for the bridge, too");
     assert_ne!(pod("{storage: {durability: fsync}}"), pod("{storage: {durability: async}}"));
 }
 

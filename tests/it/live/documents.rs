@@ -1,5 +1,11 @@
 //! Documents that change: taken up without a restart, or, if they cannot be used, not at all.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mqtt_operator::config::broker::BridgeAccess;
+
 use super::*;
 use crate::support::{allow, replace};
 
@@ -16,6 +22,53 @@ async fn rules_are_taken_up_without_a_restart() {
     publish(&client, "new/x", "2").await;
     assert_eq!(next(&mut incoming).await.payload, "2");
     assert!(!broker.report().restart);
+}
+
+#[tokio::test]
+async fn more_may_wait_for_the_bridge_without_a_restart() {
+    const MESSAGE: usize = 512 * 1024;
+    const MESSAGES: usize = 12;
+    let bridge = BridgeAccess { listen: (Ipv4Addr::LOCALHOST, 0).into(), topics: vec!["t/#".into()], buffer: 2 << 20 };
+    let broker =
+        Broker::with_files(|config| config.bridge = Some(bridge), |etc| replace(&etc.bridge_password(), "carries"));
+    let options = Options {
+        version: Version::V5,
+        username: Some("system:bridge".into()),
+        password: Some(b"carries".to_vec()),
+        clean_start: false,
+        session_expiry: Some(3600),
+        ..Options::new(broker.internal().unwrap().to_string(), "system:bridge")
+    };
+    let (client, _incoming, _) = client::connect(&options).await.unwrap();
+    subscribe(&client, &["t/#"]).await;
+    client.disconnect(ReasonCode::SUCCESS).await.unwrap();
+
+    let (publisher, _incoming) = broker.connect(0, Version::V5).await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counting = taken.clone();
+    let publishing = tokio::spawn(async move {
+        for _ in 0..MESSAGES {
+            publish(&publisher, "t/a", &"x".repeat(MESSAGE)).await;
+            counting.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let so_many = async |wanted: usize| {
+        await_until(DEADLINE, "publications", async || match taken.load(Ordering::Relaxed) {
+            count if count < wanted => Err(count),
+            _ => Ok(()),
+        })
+        .await;
+    };
+    // The fourth fills the queue, and waits.
+    so_many(3).await;
+    for _ in 0..20 {
+        broker.get("/api/v1/report").await;
+    }
+    assert!(taken.load(Ordering::Relaxed) <= 4, "the publisher waits for the bridge");
+    broker.change(|config| config.bridge.as_mut().unwrap().buffer = 64 << 20).await;
+    assert!(!broker.report().restart);
+    so_many(MESSAGES).await;
+    publishing.await.unwrap();
 }
 
 #[tokio::test]
