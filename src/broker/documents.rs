@@ -19,7 +19,7 @@ use crate::auth::{Bridge, Policy, PolicyError, Sources};
 use crate::config::FORMAT;
 use crate::config::broker::{BridgeAccess, Broker as Config, Users};
 use crate::config::digest::{self, digest};
-use crate::config::files::Etc;
+use crate::config::files::{Etc, OWN_KEYS};
 use crate::process::Shutdown;
 use crate::process::admin::Readiness;
 
@@ -164,7 +164,9 @@ impl Files {
         let bytes = |content: &'_ Content| content.clone().unwrap_or_default();
         let (broker, jwks, users) = (bytes(&self.broker), bytes(&self.jwks), bytes(&self.users));
         let revocations = self.revocations.iter().flatten().map(|(name, content)| (name.as_str(), content.as_slice()));
-        digest(digest::Documents { broker: &broker, jwks: &jwks, users: &users, revocations })
+        let issuers = self.keys.iter().flatten().filter(|(name, _)| name != OWN_KEYS);
+        let issuers = issuers.map(|(name, content)| (name.as_str(), content.as_slice()));
+        digest(digest::Documents { broker: &broker, jwks: &jwks, users: &users, revocations, issuers })
     }
 }
 

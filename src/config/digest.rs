@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 /// What a policy is made from: documents as they are written, byte for byte.
 #[derive(Clone, Debug)]
-pub struct Documents<'a, R> {
+pub struct Documents<'a, R, I> {
     /// `broker.json`.
     pub broker: &'a [u8],
     /// `jwks.json`.
@@ -13,10 +13,16 @@ pub struct Documents<'a, R> {
     pub users: &'a [u8],
     /// Names and contents of the revocations, in any order.
     pub revocations: R,
+    /// Names and contents of what is known of other issuers, in any order.
+    pub issuers: I,
 }
 
 /// The hash of documents, in hexadecimal digits.
-pub fn digest<'a, R: IntoIterator<Item = (&'a str, &'a [u8])>>(documents: Documents<'a, R>) -> String {
+pub fn digest<'a, R, I>(documents: Documents<'a, R, I>) -> String
+where
+    R: IntoIterator<Item = (&'a str, &'a [u8])>,
+    I: IntoIterator<Item = (&'a str, &'a [u8])>,
+{
     use std::fmt::Write as _;
     let mut context = Context::new(&SHA256);
     let mut add = |bytes: &[u8]| {
@@ -33,6 +39,14 @@ pub fn digest<'a, R: IntoIterator<Item = (&'a str, &'a [u8])>>(documents: Docume
         add(name.as_bytes());
         add(content);
     }
+    let mut issuers: Vec<_> = documents.issuers.into_iter().collect();
+    issuers.sort_unstable();
+    for (name, content) in issuers {
+        // No revocation has such a name.
+        add(b"issuer");
+        add(name.as_bytes());
+        add(content);
+    }
     context.finish().as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
         // Writing to a text cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -44,9 +58,29 @@ pub fn digest<'a, R: IntoIterator<Item = (&'a str, &'a [u8])>>(documents: Docume
 mod tests {
     use super::*;
 
-    fn of(broker: &str, jwks: &str, revocations: &[(&str, &str)]) -> String {
-        let revocations = revocations.iter().map(|(name, content)| (*name, content.as_bytes()));
-        digest(Documents { broker: broker.as_bytes(), jwks: jwks.as_bytes(), users: b"{}", revocations })
+    type Named<'a> = [(&'a str, &'a str)];
+
+    fn of_all(broker: &str, jwks: &str, revocations: &Named<'_>, issuers: &Named<'_>) -> String {
+        fn bytes<'a>(all: &'a Named<'a>) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+            all.iter().map(|(name, content)| (*name, content.as_bytes()))
+        }
+        let (revocations, issuers) = (bytes(revocations), bytes(issuers));
+        digest(Documents { broker: broker.as_bytes(), jwks: jwks.as_bytes(), users: b"{}", revocations, issuers })
+    }
+
+    fn of(broker: &str, jwks: &str, revocations: &Named<'_>) -> String {
+        of_all(broker, jwks, revocations, &[])
+    }
+
+    #[test]
+    fn the_keys_of_other_issuers_count_in_any_order_and_are_no_revocations() {
+        let all = [("issuer-1.json", "1"), ("issuer-2.json", "2")];
+        let whole = of_all("b", "j", &[], &all);
+        assert_eq!(whole, of_all("b", "j", &[], &[all[1], all[0]]));
+        let changed = [all[0], ("issuer-2.json", "3")];
+        for other in [of_all("b", "j", &[], &changed), of_all("b", "j", &[], &all[..1]), of("b", "j", &all)] {
+            assert_ne!(other, whole);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Etc {
 
     /// The public keys, a JWK Set.
     pub fn jwks(&self) -> PathBuf {
-        self.0.join("jwks/jwks.json")
+        self.0.join("jwks").join(OWN_KEYS)
     }
 
     /// A document about another issuer: its keys, or the authorities that it is verified with.
@@ -89,6 +89,9 @@ impl State {
         self.0.join("journal")
     }
 }
+
+/// The document with the broker's own public keys. Beside it are those about other issuers.
+pub const OWN_KEYS: &str = "jwks.json";
 
 /// The document with the issuer and the keys of the ServiceAccounts of the cluster.
 pub const SERVICE_ACCOUNTS: &str = "service-accounts.json";

@@ -194,11 +194,16 @@ fn documents(applied: &[Secret], config: &ConfigMap, observed: &Observed) -> Opt
         all.find_map(|data| data.get(key)).map(|bytes| bytes.0.as_slice())
     };
     let revocations = observed.revocations.iter().filter_map(|secret| secret.data.as_ref()).flatten();
+    // What is known of other issuers stands beside the broker's own keys.
+    let all = applied.iter().chain(&observed.children.secrets).filter_map(|secret| secret.data.as_ref());
+    let issuers = all.filter(|data| data.contains_key(build::JWKS)).take(1).flatten();
+    let issuers = issuers.filter(|(name, _)| *name != build::JWKS);
     Some(digest(Documents {
         broker: config.data.as_ref()?.get(build::BROKER)?.as_bytes(),
         jwks: secret(build::JWKS)?,
         users: secret(build::USERS)?,
         revocations: revocations.map(|(name, content)| (name.as_str(), content.0.as_slice())),
+        issuers: issuers.map(|(name, content)| (name.as_str(), content.0.as_slice())),
     }))
 }
 

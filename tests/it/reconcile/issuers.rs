@@ -119,6 +119,7 @@ async fn keys_in_a_secret_reach_the_broker_and_follow_the_secret_and_no_pod_is_m
         })
         .await;
         assert!(connect(&pod, Version::V5, None, &token(&old)).await.is_err());
+        world.says("home", "AccessReady", "True InForce").await;
 
         // What cannot be used leaves what the broker has, and the status says which Secret it is.
         world.secret("idp", &[("keys", "{}")]).await;
