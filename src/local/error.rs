@@ -39,6 +39,11 @@ pub enum Error {
     KeyDocuments { path: PathBuf, problem: String },
     #[error("spec.auth.jwt.keySecretRef: Secret {secret}: {problem}; it must stand in the same file")]
     KeySecret { secret: String, problem: String },
+    #[error(
+        "the key is yours (spec.auth.jwt.keySecretRef): put another one into Secret {secret} of the manifest and start \
+         `mqttctl up` again; tokens of the old one are accepted as long as it stands there, too"
+    )]
+    GivenKey { secret: String },
     #[error("the system gives no random bytes")]
     Random,
     #[error("an `up` runs on {} already{pid}; stop it, or choose another --state", .path.display())]

@@ -46,6 +46,8 @@ impl Keeping {
 
     /// Takes the steps that are due while no broker runs: it will read what is written here.
     pub fn settle(&self) -> Result<(), Error> {
+        // For whoever asks for another key.
+        put(&self.home.key_secret(), self.plan.secret.as_deref().unwrap_or_default())?;
         // One step publishes a key and the next makes it sign; the keys of an owner may take one more.
         for _ in 0..4 {
             let known = self.stored()?.map(|keys| keys.ids());
@@ -112,6 +114,9 @@ fn put(path: &std::path::Path, content: &str) -> Result<(), Error> {
 
 /// Asks for another key to sign; an `up` that runs takes it up at once, and one that does not when it starts.
 pub fn request_rotation(home: &Home, at: Timestamp) -> Result<(), Error> {
+    if let Some(secret) = state::read(&home.key_secret())?.filter(|secret| !secret.is_empty()) {
+        return Err(Error::GivenKey { secret });
+    }
     state::write(&home.rotate_request(), format!("{at}\n").as_bytes())
 }
 
@@ -243,6 +248,25 @@ mod tests {
         keeping.step(None).unwrap();
         assert!(!published(&home).contains(&new) && published(&home).contains(&old));
         assert!(!state::read(&home.keys()).unwrap().unwrap().contains(&new));
+    }
+
+    #[test]
+    fn a_request_is_refused_while_the_key_is_the_owners() {
+        let state = tempfile::tempdir().unwrap();
+        let home = Home::new(state.path(), "shop", "home");
+        keeping(&home, "{}").settle().unwrap();
+        request_rotation(&home, Timestamp::now()).unwrap();
+        let secret = br#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine", "namespace": "default"}, "stringData": {"keys.json": KEYS}}"#;
+        let keys = state::read(&home.keys()).unwrap().unwrap();
+        let secret = String::from_utf8_lossy(secret).replace("KEYS", &serde_json::to_string(&keys).unwrap());
+        let manifest = crate::api::manifest::read(&secret).unwrap();
+        let spec = serde_saphyr::from_str("auth: {jwt: {keySecretRef: {name: mine}}}").unwrap();
+        let plan = crate::plan::plan(&MqttBroker::new("home", spec)).unwrap();
+        Keeping::of(&plan, &manifest, &home).unwrap().settle().unwrap();
+        let error = request_rotation(&home, Timestamp::now()).unwrap_err().to_string();
+        assert!(error.contains("Secret mine") && error.contains("mqttctl up"), "{error}");
+        keeping(&home, "{}").settle().unwrap();
+        request_rotation(&home, Timestamp::now()).unwrap();
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Home {
         self.path.join("keys/state.json")
     }
 
+    /// The name of the Secret that the keys are of, where they are the owner's.
+    pub fn key_secret(&self) -> PathBuf {
+        self.path.join("keys/secret")
+    }
+
     /// When another key was asked for, RFC 3339.
     pub fn rotate_request(&self) -> PathBuf {
         self.path.join("keys/rotate")
