@@ -84,7 +84,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
         Err(invalid) => return refuse(context, object, &invalid, now).await,
     };
     let user_objects = users::list(&context.client, &plan.namespace, &plan.name).await?;
-    let not_added = plan.add_users(&user_objects);
+    let not_added = plan.add_users(&user_objects.users);
     context.references.set(&plan.namespace, &plan.name, secrets_of_interest(&plan));
     let observed = Box::pin(observe::observe(&context.client, &context.asker, object, &plan, now)).await?;
     let keys = keys::advance(&plan, &observed, u64::try_from(now.as_second()).unwrap_or_default(), random::bytes)?;
@@ -121,6 +121,7 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
         applied: &applied,
         keys: keys.as_ref().map_err(String::as_str),
         missing: &missing,
+        malformed: &user_objects.malformed,
         now,
     };
     let status = status::status(&facts);

@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::{ApiResource, DeserializeGuard, DynamicObject, PartialObjectMeta};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::build::{self, MANAGER};
 use super::error::Error;
@@ -43,8 +43,30 @@ pub struct Secrets {
     pub taken: BTreeSet<String>,
 }
 
+/// The users of a broker.
+#[derive(Debug, Default)]
+pub struct Listed {
+    pub users: Vec<MqttUser>,
+    /// Those that cannot be understood, and those of which not even that can be told whose they are.
+    pub malformed: Vec<Malformed>,
+}
+
+/// An object that the API server has admitted and that is no `MqttUser`.
+#[derive(Debug)]
+pub struct Malformed {
+    pub metadata: ObjectMeta,
+    pub status: MqttUserStatus,
+    pub problem: String,
+}
+
+impl Malformed {
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
 /// Finds the users of a broker.
-pub async fn list(client: &Client, namespace: &str, broker: &str) -> Result<Vec<MqttUser>, Error> {
+pub async fn list(client: &Client, namespace: &str, broker: &str) -> Result<Listed, Error> {
     let api: Api<Guarded> = Api::namespaced(client.clone(), namespace);
     let list = match api.list(&ListParams::default()).await {
         Ok(list) => list.items,
@@ -52,20 +74,41 @@ pub async fn list(client: &Client, namespace: &str, broker: &str) -> Result<Vec<
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(source) => return Err(Error::read("MqttUser", source)),
     };
-    let mut found = Vec::new();
+    let mut found = Listed::default();
     for item in list {
         match item.0 {
             Ok(user) if user.metadata.deletion_timestamp.is_some() => {}
-            Ok(user) if user.spec.broker_ref.name == broker => found.push(user),
+            Ok(user) if user.spec.broker_ref.name == broker => found.users.push(user),
             Ok(_) => {}
-            // What the API server admitted and that is no `MqttUser`: whose it is cannot be known.
+            Err(invalid) if invalid.metadata.deletion_timestamp.is_some() => {}
             Err(invalid) => {
                 let name = invalid.metadata.name.unwrap_or_default();
-                tracing::warn!(namespace, name, error = invalid.error, "a MqttUser cannot be understood");
+                found.malformed.extend(malformed(client, namespace, &name, broker, invalid.error).await?);
             }
         }
     }
     Ok(found)
+}
+
+/// Looks closer at an object that cannot be understood: whose it is may be told all the same.
+async fn malformed(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    broker: &str,
+    problem: String,
+) -> Result<Option<Malformed>, Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<MqttUser>(&()));
+    let Some(object) = api.get_opt(name).await.map_err(|source| Error::read("MqttUser", source))? else {
+        return Ok(None);
+    };
+    let of = object.data.pointer("/spec/brokerRef/name").and_then(Value::as_str);
+    if of.is_some_and(|of| of != broker) {
+        return Ok(None);
+    }
+    let status = object.data.get("status").cloned().unwrap_or_default();
+    let status = serde_json::from_value(status).unwrap_or_default();
+    Ok(Some(Malformed { metadata: object.metadata, status, problem }))
 }
 
 /// Finds the Secrets that were published for users who have objects of their own: by their labels all at once, and those
@@ -111,9 +154,19 @@ pub struct Facts<'a> {
 
 /// Writes the statuses of a broker's users, where they say something new. Answers whether something is still to come that
 /// only the pods can tell.
-pub async fn tell(client: &Client, users: &[MqttUser], facts: &Facts<'_>) -> Result<bool, Error> {
-    let statuses = statuses(users, facts);
-    publish(client, &facts.plan.namespace, &statuses).await?;
+pub async fn tell(client: &Client, listed: &Listed, facts: &Facts<'_>) -> Result<bool, Error> {
+    let namespace = &facts.plan.namespace;
+    for Malformed { metadata, status: before, problem } in &listed.malformed {
+        let verdict = Verdict::no("InvalidSpec", problem.clone());
+        let status = ready(verdict, before, metadata, facts.now);
+        if status != *before {
+            publish(client, namespace, metadata, &status).await?;
+        }
+    }
+    let statuses = statuses(&listed.users, facts);
+    for (user, status) in statuses.iter().filter(|(user, status)| user.status.as_ref() != Some(status)) {
+        publish(client, namespace, &user.metadata, status).await?;
+    }
     Ok(statuses.iter().any(|(_, status)| is_loading(status, facts.now)))
 }
 
@@ -182,22 +235,24 @@ fn verdict(name: &str, planned: Option<&UserPlan>, before: &MqttUserStatus, fact
     Verdict::yes("Loaded", loaded)
 }
 
-async fn publish(client: &Client, namespace: &str, statuses: &[(&MqttUser, MqttUserStatus)]) -> Result<(), Error> {
+async fn publish(
+    client: &Client,
+    namespace: &str,
+    metadata: &ObjectMeta,
+    status: &MqttUserStatus,
+) -> Result<(), Error> {
     let api: Api<Guarded> = Api::namespaced(client.clone(), namespace);
-    for (user, status) in statuses.iter().filter(|(user, status)| user.status.as_ref() != Some(status)) {
-        let name = user.metadata.name.as_deref().unwrap_or_default();
-        let patch = Patch::Apply(json!({
-            "apiVersion": API_VERSION, "kind": MqttUser::kind(&()),
-            "metadata": {"name": name, "namespace": namespace, "uid": user.metadata.uid}, "status": status,
-        }));
-        match api.patch_status(name, &PatchParams::apply(MANAGER).force(), &patch).await {
-            Ok(_) => {}
-            // Gone meanwhile, or another one by now.
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-            Err(source) => return Err(Error::apply("MqttUser", name, source)),
-        }
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let patch = Patch::Apply(json!({
+        "apiVersion": API_VERSION, "kind": MqttUser::kind(&()),
+        "metadata": {"name": name, "namespace": namespace, "uid": metadata.uid}, "status": status,
+    }));
+    match api.patch_status(name, &PatchParams::apply(MANAGER).force(), &patch).await {
+        Ok(_) => Ok(()),
+        // Gone meanwhile, or another one by now.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(source) => Err(Error::apply("MqttUser", name, source)),
     }
-    Ok(())
 }
 
 /// Tells users so whose broker is not there, until shutdown: of a broker that is not there nobody makes a pass.
@@ -247,7 +302,10 @@ async fn tell_orphan(client: &Client, user: &MqttUser) -> Result<(), Error> {
     let verdict = Verdict::no("BrokerMissing", format!("there is no MqttBroker {broker} in namespace {namespace}"));
     let status = ready(verdict, &before, &user.metadata, Timestamp::now());
     let status = MqttUserStatus { username: Some(user.username().to_owned()), ..status };
-    publish(client, namespace, &[(user, status)]).await
+    if user.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    publish(client, namespace, &user.metadata, &status).await
 }
 
 /// Which broker each user named last, so that one that moves is taken from the broker that it leaves, too.

@@ -60,6 +60,7 @@ pub fn all(facts: &Facts<'_>, reach: &Reach) -> Vec<Condition> {
     let mut verdicts = vec![("Ready", ready), ("EndpointReady", endpoint), ("KeysReady", keys)];
     verdicts.extend(keys::current(facts).map(|verdict| ("KeysCurrent", verdict)));
     verdicts.extend(revocations(facts).map(|verdict| ("RevocationsUsable", verdict)));
+    verdicts.extend(users(facts).map(|verdict| ("UsersUsable", verdict)));
     verdicts.extend(keys::shared_secret(facts).map(|verdict| ("SigningSecretShared", verdict)));
     verdicts.extend(access::ready(facts, before).map(|verdict| ("AccessReady", verdict)));
     if facts.plan.bridge.is_some() {
@@ -215,6 +216,22 @@ fn revocations(facts: &Facts<'_>) -> Option<Verdict> {
     let secret = &facts.plan.names.revocations;
     let message = format!("Secret {secret}: {problem}; remove that key. The pods go on with the entries from before");
     Some(Verdict::no("BadEntry", message))
+}
+
+/// Which `MqttUser`s are left out, because they are stored and yet are none.
+fn users(facts: &Facts<'_>) -> Option<Verdict> {
+    let first = facts.malformed.first()?;
+    let more = match facts.malformed.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let message = format!(
+        "MqttUser {}{more} cannot be understood and is left out, so that its client cannot log in; correct or delete it: \
+         {}",
+        first.name(),
+        first.problem
+    );
+    Some(Verdict::no("Malformed", message))
 }
 
 /// Where wrong passwords cannot be told apart by where they come from, what that means and what can be done.

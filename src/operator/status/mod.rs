@@ -11,6 +11,7 @@ use super::error::Error;
 use super::keys::Advanced;
 use super::observe::Observed;
 use super::passwords::Missing;
+use super::users::Malformed;
 use crate::api::status::{JwtStatus, Key, KeyState, RevokedKey, TelemetryStatus, UserStatus};
 use crate::api::{MqttBroker, MqttBrokerStatus};
 use crate::auth::key;
@@ -29,6 +30,8 @@ pub struct Facts<'a> {
     /// The keys, or why they cannot be read.
     pub keys: Result<&'a Advanced, &'a str>,
     pub missing: &'a [Missing],
+    /// `MqttUser`s that are this broker's, or may be, and cannot be understood.
+    pub malformed: &'a [Malformed],
     pub now: Timestamp,
 }
 

@@ -21,6 +21,7 @@ struct World {
     observed: Observed,
     applied: Applied,
     missing: Vec<Missing>,
+    malformed: Vec<Malformed>,
     now: Timestamp,
 }
 
@@ -54,7 +55,8 @@ fn world(spec: &str) -> World {
         documents: Some("d1".into()),
         refused_growth: None,
     };
-    World { object, keys, observed, applied, missing: Vec::new(), now: "2026-01-01T00:00:00Z".parse().unwrap() }
+    let now = "2026-01-01T00:00:00Z".parse().unwrap();
+    World { object, keys, observed, applied, missing: Vec::new(), malformed: Vec::new(), now }
 }
 
 fn service(spec: &Value, ingress: &Value) -> Service {
@@ -71,6 +73,7 @@ impl World {
             applied: &self.applied,
             keys: Ok(&self.keys),
             missing: &self.missing,
+            malformed: &self.malformed,
             now: self.now,
         })
     }

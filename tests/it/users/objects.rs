@@ -173,6 +173,31 @@ async fn a_users_trouble_is_its_own_and_is_said_at_it() {
 }
 
 #[tokio::test]
+async fn a_user_that_is_stored_and_cannot_be_understood_is_said_at_it_and_at_its_broker() {
+    in_world(async |world| {
+        let _pod = running(&world).await;
+        let odd = "generate: true, acl: [{permission: allow, action: all, topic: a, qos: high}]";
+        apply(&world, "elsewhere", &format!("brokerRef: {{name: office}}, {odd}")).await;
+        apply(&world, "odd", odd).await;
+        world.look_again("home").await;
+        let usable = world.says("home", "UsersUsable", "False Malformed").await;
+        assert!(usable.message.starts_with("MqttUser odd cannot be understood and is left out"), "{}", usable.message);
+        let message = says(&world, "odd", "False InvalidSpec").await;
+        assert!(usable.message.ends_with(&message), "{message}");
+        is_no_trouble_of_the_broker(&world).await;
+        apply(&world, "odd", "generate: true, acl: []").await;
+        await_until(DEADLINE, "no word of it any more", async || {
+            match world.status("home").await.conditions.into_iter().find(|it| it.type_ == "UsersUsable") {
+                None => Ok(()),
+                Some(condition) => Err(condition),
+            }
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_secret_that_is_somebody_elses_is_left_alone() {
     in_world(async |world| {
         let _pod = running(&world).await;
