@@ -28,6 +28,7 @@ use super::mailbox::{Admitted, Command, Mailbox};
 use super::outbox::Outbox;
 use super::publish::Publisher;
 use super::quota::outbox_high;
+use super::reauthenticate::Authentication;
 use super::registry::Leaving;
 use super::replay::Replay;
 use super::sessions::Described;
@@ -115,8 +116,8 @@ pub struct Connection<S> {
     pub(super) withheld: Withheld,
     /// How far the journal must be written down for all that this connection had written.
     pub(super) written_to: Position,
-    /// The method with which the client authenticated, if it named one.
-    pub(super) authentication_method: Option<Box<str>>,
+    /// How the client may authenticate again, if its CONNECT named a method.
+    pub(super) authentication: Option<Box<Authentication>>,
     /// Deliveries of an earlier connection that are still to be sent again.
     pub(super) resend: VecDeque<PacketId>,
     /// The aliases that the client has been given; absent where it wants none.
@@ -254,6 +255,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.check_hold(now);
         self.end_pace(now)?;
         let mut again = self.read(cx, now)?;
+        self.end_wait_for_keys(cx, now)?;
         self.commit(cx);
         if self.asleep && self.mailbox.was_woken() {
             // Woken by a publisher, perhaps by the first message of many: let the others run once, then take what all of

@@ -23,6 +23,7 @@ use super::linger;
 use super::outbox::Outbox;
 use super::proxy::ProxyError;
 use super::publish::Publisher;
+use super::reauthenticate::Authentication;
 use super::registry::{About, Claim, NoSession};
 use super::timers::Timers;
 use super::upgrade;
@@ -459,7 +460,7 @@ fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         partial: rest,
         outbox: Outbox::default(),
         replay: claim.replay,
-        authentication_method: connect.properties.authentication_method.map(Into::into),
+        authentication: connect.properties.authentication_method.map(|method| Box::new(Authentication::new(method))),
         resend: VecDeque::new(),
         aliases: aliases::Outbound::new(aliases),
         publisher: Publisher::default(),

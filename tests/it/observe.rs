@@ -14,12 +14,14 @@ use mqtt_operator::config::broker::{BridgeAccess, DEFAULT_BUFFER, Listener, Prot
 use mqtt_operator::config::files::Etc;
 use mqtt_operator::mqtt::packet::{Connect, Packet, Subscribe, SubscriptionOptions};
 use mqtt_operator::mqtt::property::{ConnectProperties, SubscribeProperties};
-use mqtt_operator::mqtt::{PacketId, QoS, Version, codec};
+use mqtt_operator::mqtt::{PacketId, QoS, Version};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Broker, PASSWORD, allow, await_until, free_ports, signing_key, unix_seconds, write_etc};
+use crate::support::{
+    Broker, PASSWORD, Raw, allow, await_until, free_ports, plain_connect, signing_key, unix_seconds, write_etc,
+};
 use crate::up::running::{SOON, Up, Watched, run, succeed};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -272,36 +274,20 @@ async fn subscribe_raw(
     properties: ConnectProperties<'_>,
     filters: &[&str],
 ) -> (Vec<u8>, Option<String>) {
-    let mut raw = tokio::net::TcpStream::connect(broker.address()).await.unwrap();
-    let connect = Connect {
-        version: Version::V5,
-        clean_start: true,
-        keep_alive: 60,
-        client_id: "u1",
-        username: Some("u1"),
-        password: Some(PASSWORD),
-        will: None,
-        properties,
-    };
+    let plain = plain_connect(Version::V5, "u1");
+    let connect = Connect { username: Some("u1"), password: Some(PASSWORD), properties, ..plain };
+    let mut raw = Raw::connect(&broker.address(), connect).await;
     let filters = filters.iter().map(|filter| (*filter, SubscriptionOptions::default())).collect();
     let subscribe = Subscribe { packet_id: PacketId::MIN, properties: SubscribeProperties::default(), filters };
-    let mut bytes = Vec::new();
-    codec::encode(&Packet::Connect(Box::new(connect)), Version::V5, &mut bytes);
-    codec::encode(&Packet::Subscribe(subscribe), Version::V5, &mut bytes);
-    raw.write_all(&bytes).await.unwrap();
-    let mut seen = Vec::new();
-    loop {
-        if let Some(length) = codec::packet_length(&seen, u32::MAX).unwrap().filter(|length| *length <= seen.len()) {
-            if let Packet::SubAck(ack) = codec::decode_from_server(&seen[..length], Version::V5).unwrap() {
-                let codes = ack.codes.iter().map(|code| code.0).collect();
-                return (codes, ack.properties.reason_string.map(str::to_owned));
-            }
-            seen.drain(..length);
-            continue;
+    raw.send(&[Packet::Subscribe(subscribe)]).await;
+    raw.next(|packet| match packet {
+        Packet::SubAck(ack) => {
+            let codes = ack.codes.iter().map(|code| code.0).collect();
+            Some((codes, ack.properties.reason_string.map(str::to_owned)))
         }
-        let read = tokio::time::timeout(DEADLINE, raw.read_buf(&mut seen)).await.expect("SUBACK in time").unwrap();
-        assert!(read > 0, "no SUBACK");
-    }
+        _ => None,
+    })
+    .await
 }
 
 /// 5.0 [MQTT-3.1.2-29, MQTT-3.9.2-1].
@@ -407,26 +393,13 @@ async fn connect_with_bearer(address: &str, token: &str) {
 
 /// One CONNECT of 5.0 with a token in AUTH's properties.
 async fn connect_with_method(address: &str, token: &str) {
-    let mut raw = tokio::net::TcpStream::connect(address).await.unwrap();
     let properties = ConnectProperties {
         authentication_method: Some("JWT"),
         authentication_data: Some(token.as_bytes()),
         ..ConnectProperties::default()
     };
-    let connect = Connect {
-        version: Version::V5,
-        clean_start: true,
-        keep_alive: 60,
-        client_id: "auth",
-        username: None,
-        password: None,
-        will: None,
-        properties,
-    };
-    let mut bytes = Vec::new();
-    codec::encode(&Packet::Connect(Box::new(connect)), Version::V5, &mut bytes);
-    raw.write_all(&bytes).await.unwrap();
-    raw.read_exact(&mut [0; 4]).await.unwrap();
+    let mut raw = Raw::connect(address, Connect { properties, ..plain_connect(Version::V5, "auth") }).await;
+    raw.next(|packet| matches!(packet, Packet::ConnAck(_)).then_some(())).await;
 }
 
 /// Each way in which a credential reaches the broker, with good ones and with wrong ones. Answers all secrets.

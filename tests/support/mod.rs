@@ -6,6 +6,7 @@
 //! * [`Broker`]: ours, in this process.
 //! * [`Mosquitto`]: a broker that is not ours; [`mosquitto_client`], [`paho`], [`node`] and [`chromium`] with [`mqttjs`], [`go_program`]:
 //!   clients that are not ours.
+//! * [`Raw`]: a client of packets, for what a well-behaved one does not do.
 //! * [`await_until`], [`wait_until`]: a condition with a deadline, in place of every sleep.
 //!
 //! Nothing here is skipped: a missing part fails the test with the line that says how to get it.
@@ -20,6 +21,7 @@ mod clients;
 mod elasticsearch;
 mod lab;
 mod node;
+mod raw;
 mod wait;
 
 pub use apiserver::{ApiServer, with_temp_namespace};
@@ -29,4 +31,5 @@ pub use clients::{Mosquitto, Paho, chromium, go_program, mosquitto_client, mosqu
 pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};
 pub use lab::{Held, cache, free_ports, kube_bin, lab_script, project_file, run};
 pub use node::{Grant, HOST, LoadBalancer, Node};
+pub use raw::{Raw, bytes_of, plain_connect};
 pub use wait::{await_until, wait_until};

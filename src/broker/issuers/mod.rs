@@ -33,7 +33,7 @@ use pace::Pace;
 
 /// How often it is looked whether a fetch is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a CONNECT waits for a fetch.
+/// How long a CONNECT, or an AUTH, waits for a fetch.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// The keys of all other issuers.
@@ -173,14 +173,6 @@ impl Issuers {
         };
         self.wake.notify_one();
         matches!(tokio::time::timeout(PATIENCE, done.changed()).await, Ok(Ok(())))
-    }
-
-    /// Sets off a fetch of this issuer's keys, as soon as one may begin.
-    pub fn want(&self, issuer: &str) {
-        if let Some(known) = self.fetched().get_mut(issuer) {
-            known.wanted = true;
-            self.wake.notify_one();
-        }
     }
 
     /// The fetches that begin at `now`, in milliseconds.

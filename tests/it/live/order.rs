@@ -5,13 +5,11 @@ use std::sync::OnceLock;
 use argon2::password_hash::{PasswordHasher, SaltString};
 use argon2::{Argon2, Params};
 use mqtt_operator::config::broker::{UserHash, Users};
-use mqtt_operator::mqtt::codec;
 use mqtt_operator::mqtt::packet::{Connect, Packet};
-use mqtt_operator::mqtt::property::ConnectProperties;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::support::{PASSWORD, replace};
+use crate::support::{PASSWORD, bytes_of, plain_connect, replace};
 
 fn slow_hash() -> &'static str {
     static HASH: OnceLock<String> = OnceLock::new();
@@ -40,20 +38,9 @@ async fn slow_broker() -> Broker {
 async fn connecting(broker: &Broker, version: Version) -> DuplexStream {
     let (mut ours, theirs) = tokio::io::duplex(1);
     broker.serve(theirs);
-    let mut bytes = Vec::new();
-    let connect = Connect {
-        version,
-        clean_start: true,
-        keep_alive: 60,
-        client_id: "u1",
-        username: Some("u1"),
-        password: Some(PASSWORD),
-        will: None,
-        properties: ConnectProperties::default(),
-    };
-    codec::encode(&Packet::Connect(Box::new(connect)), version, &mut bytes);
+    let connect = Connect { username: Some("u1"), password: Some(PASSWORD), ..plain_connect(version, "u1") };
     // The second byte behind it goes only when the first has been read.
-    codec::encode(&Packet::PingReq, version, &mut bytes);
+    let bytes = bytes_of(version, &[Packet::Connect(Box::new(connect)), Packet::PingReq]);
     ours.write_all(&bytes).await.unwrap();
     ours
 }

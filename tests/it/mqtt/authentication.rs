@@ -181,11 +181,11 @@ fn re_authentication_that_fails_ends_the_connection() {
     let mut watcher = Wire::connect(&broker, Version::V5, "watcher");
     watcher.subscribe("t/w", 0);
     // No token, one of nobody, one of someone else.
-    for (data, reason) in [(b"no token".to_vec(), 0x86), (b"a.b.c".to_vec(), 0x86), (token("dev2", 600), 0x87)] {
+    for data in [b"no token".to_vec(), b"a.b.c".to_vec(), token("dev2", 600)] {
         let connect = with_method("dev1", "JWT", Some(&token("dev1", 600))).will(0, false, "t/w", b"failed");
         let (mut wire, _) = Wire::accepted(&broker, &connect);
         wire.send(&bytes![again("JWT", &data), publish(Version::V5, 0x30, "t/w", 0, b"after")]);
-        wire.expect_refusal(reason);
+        wire.expect_refusal(0x87);
         watcher.expect(&publish(Version::V5, 0x30, "t/w", 0, b"failed"));
         watcher.expect_nothing();
     }
