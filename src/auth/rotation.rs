@@ -76,6 +76,19 @@ pub enum Step {
     Revoked { kid: String, successor: Option<String> },
 }
 
+impl Step {
+    /// The key, and what became of it, for the audit log.
+    pub fn told(&self) -> (&str, &'static str) {
+        match self {
+            Self::Published(kid) => (kid, "published"),
+            Self::Withdrawn(kid) => (kid, "withdrawn"),
+            Self::Promoted { kid, .. } => (kid, "signs"),
+            Self::Gone(kid) => (kid, "removed"),
+            Self::Revoked { kid, .. } => (kid, "revoked"),
+        }
+    }
+}
+
 /// Why the key that is wanted does not sign yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiting {

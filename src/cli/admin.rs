@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::audit;
 use super::keys::{self, Signing};
 use super::now;
 use super::target::Target;
@@ -26,6 +27,8 @@ use crate::plan::BROKER_ADMIN_PORT;
 const LARGEST: usize = 16 * 1024 * 1024;
 /// How long an answer may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+/// Who asks, as brokers log it.
+const SUBJECT: &str = "mqttctl";
 
 /// The admin ports of one broker, and the right to use them.
 pub struct Ports {
@@ -98,7 +101,8 @@ impl Ports {
     }
 
     async fn send<T: DeserializeOwned>(&self, port: &Port, method: Method, path: &str) -> anyhow::Result<Answer<T>> {
-        let token = admin::mint(&self.signing.key, &self.signing.jwt.issuer, &self.audience, "mqttctl", now()?);
+        let token = admin::mint(&self.signing.key, &self.signing.jwt.issuer, &self.audience, SUBJECT, now()?);
+        audit::minted_admin(&self.signing.key, &self.audience, SUBJECT);
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::admin::{Answer, Ports};
-use super::say;
 use super::target::{Target, Where};
+use super::{audit, say};
 use crate::api::{ConditionStatus, KeyState, MqttBroker, REVOKE_KEYS, ROTATE_KEYS};
 use crate::auth::key::{self, KeyStates, PrivateKey, PrivateKeys};
 use crate::auth::rotation::Keys;
@@ -271,6 +271,7 @@ async fn rotate(flags: &Rotate, target: &Target) -> anyhow::Result<()> {
             annotate(target, ROTATE_KEYS, |_| at.to_string()).await?;
         }
     }
+    audit::rotated(target, &before.kid);
     let after = if flags.waiting.wait {
         let changed = |keys: &[Listed]| active_of(keys).is_some_and(|active| active.kid != before.kid);
         Some(wait(target, flags.waiting, changed).await?)
@@ -317,6 +318,9 @@ async fn revoke(flags: &Revoke, target: &Target) -> anyhow::Result<()> {
             };
             annotate(target, REVOKE_KEYS, all).await?;
         }
+    }
+    for kid in &kids {
+        audit::revoked_key(target, kid);
     }
     let is_revoked = |keys: &[Listed], kid: &str| keys.iter().any(|key| key.kid == kid && key.state == "revoked");
     let after = if flags.waiting.wait {

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::address::{self, TlsFlags};
+use super::audit;
 use super::endpoint;
 use super::keys::{self, Signing};
 use super::now;
@@ -276,6 +277,7 @@ async fn sign(target: &Target, need: &Need<'_>) -> anyhow::Result<String> {
         acl_claim: jwt.acl_claim,
         ..Claims::default()
     };
+    audit::minted(&key, &claims);
     Ok(token::issue(&key, &claims))
 }
 

@@ -6,6 +6,7 @@
 
 mod address;
 mod admin;
+mod audit;
 mod authz;
 mod bench;
 mod denies;

@@ -103,7 +103,7 @@ enum TokenVerb {
 /// `mqttctl`.
 pub fn main() -> ExitCode {
     let Flags { wanted, verb } = Flags::parse();
-    logs::init_at(logs::Format::Human, "warn");
+    logs::init_at(logs::Format::asked().unwrap_or(logs::Format::Human), "warn");
     let result = match verb {
         Verb::Up(flags) => block_on(up::run(flags, wanted)),
         Verb::Endpoint(flags) => block_on(endpoint::run(flags, wanted)),

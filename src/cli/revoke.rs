@@ -13,6 +13,7 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
 use serde_json::{Value, json};
 
+use super::audit;
 use super::target::{Target, Where};
 use super::{now, say};
 use crate::api::MqttBroker;
@@ -76,6 +77,7 @@ pub async fn run(flags: Revoke, wanted: Where) -> anyhow::Result<()> {
         Target::Local(home) => local::revocations::add(home, &name, time)?,
         Target::Cluster { client, namespace, object, .. } => add(client, namespace, object, &name, time).await?,
     }
+    audit::revoked_tokens(&target, &name, time);
     say(match &entry {
         Entry::Token(id) => format!("revoked: the token {id}"),
         Entry::Subject(subject) => {

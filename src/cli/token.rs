@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use ulid::Ulid;
 
+use super::audit;
 use super::rules::{Rules, Told};
 
 use crate::auth::explain::effective_rules;
@@ -126,6 +127,7 @@ pub fn issue(args: &IssueArgs, key: &PrivateKey, jwt: &Jwt, now: u64, random: [u
     if let Some(problem) = inspect(&token, Expected::from(jwt).acl_claim, now).context("read the token back")?.problem {
         bail!("no broker would accept this token: {problem}");
     }
+    audit::minted(key, &claims);
     Ok(match args.output {
         Output::Token => token,
         Output::Json => {

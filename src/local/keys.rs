@@ -142,6 +142,7 @@ fn revoke_request(home: &Home) -> Result<BTreeSet<String>, Error> {
 
 /// Keeps the keys of a broker that runs, until shutdown. `loaded` says what it verifies with.
 pub async fn keep(keeping: Keeping, loaded: impl Fn() -> Vec<String>, shutdown: Shutdown) {
+    let broker = format!("{}/{}", keeping.home.namespace, keeping.home.name);
     let mut said = String::new();
     let mut turns = 0_u64;
     loop {
@@ -162,7 +163,9 @@ pub async fn keep(keeping: Keeping, loaded: impl Fn() -> Vec<String>, shutdown: 
             Ok(Ok(steps)) => {
                 said.clear();
                 for step in steps {
-                    tracing::info!(?step, "signing keys");
+                    let (kid, state) = step.told();
+                    let event = if matches!(step, Step::Revoked { .. }) { "revoke" } else { "key" };
+                    tracing::info!(target: "audit", event, what = "key", broker, key_id = kid, state, "signing keys");
                 }
             }
             Ok(Err(error)) if error.to_string() != said => {

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde::de::DeserializeOwned;
 
+use super::audit;
 use super::keys;
 use super::observe::PodReport;
 use crate::auth::admin;
@@ -24,6 +25,8 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 const RECENT: u64 = 120;
 /// Who asks, as brokers log it.
 const SUBJECT: &str = "mqtt-operator";
+/// Seconds after which the audit log is told again.
+const TOLD_AGAIN: u64 = 3600;
 /// Objects of which a token is kept; a token costs a signature, so that forgetting all of them is no loss.
 const KEPT: usize = 1024;
 
@@ -40,6 +43,9 @@ struct Minted {
     token: String,
     /// Unix time in seconds.
     at: u64,
+    /// When the audit log was told, and how many were signed since.
+    told: u64,
+    untold: u64,
 }
 
 impl Asker {
@@ -55,10 +61,19 @@ impl Asker {
             return Some(kept.token.clone());
         }
         let token = admin::mint(key, &plan.broker.auth.jwt.issuer, &audience, SUBJECT, now);
+        // One in half a minute, day and night, is worth a line an hour.
+        let before = tokens.get(&audience).filter(|it| it.kid == key.kid());
+        let (told, untold) = before.map_or((0, 0), |it| (it.told, it.untold));
+        let (told, untold) = if now.saturating_sub(told) < TOLD_AGAIN {
+            (told, untold + 1)
+        } else {
+            audit::admin_token(&audience, SUBJECT, key.kid(), untold);
+            (now, 0)
+        };
         if tokens.len() >= KEPT {
             tokens.clear();
         }
-        tokens.insert(audience, Minted { kid: key.kid().to_owned(), token: token.clone(), at: now });
+        tokens.insert(audience, Minted { kid: key.kid().to_owned(), token: token.clone(), at: now, told, untold });
         Some(token)
     }
 

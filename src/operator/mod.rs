@@ -6,6 +6,7 @@
 
 mod apply;
 mod ask;
+mod audit;
 mod build;
 mod denies;
 mod error;

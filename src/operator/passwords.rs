@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::Semaphore;
 
+use super::audit;
 use super::build;
 use super::error::Error;
 use super::observe::Observed;
@@ -69,7 +70,10 @@ pub fn find<'a>(
             Password::Generate => {
                 let published = observed.secret(&user.secret_name).and_then(|secret| value(secret, build::PASSWORD));
                 let password = published.filter(|password| !password.is_empty());
-                Ok(Known::Password(password.unwrap_or_else(|| random().into_bytes())))
+                Ok(Known::Password(password.unwrap_or_else(|| {
+                    audit::password(plan, &user.name);
+                    random().into_bytes()
+                })))
             }
             Password::FromSecret { name, key } => referenced(observed, name, key).map(Known::Password),
             Password::Hash { name, key } => referenced_hash(observed, name, key),

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::apply::{self, Applied};
 use super::ask::Asker;
+use super::audit;
 use super::build::{self, BROKER_CONTAINER, Ingredients, MANAGER, SPEC_HASH};
 use super::denies::Told;
 use super::error::Error;
@@ -36,6 +37,7 @@ use super::status::{self, Facts};
 use super::users::{self, Homes};
 use super::warn;
 use crate::api::{API_VERSION, MqttBroker, MqttBrokerStatus};
+use crate::auth::BRIDGE_USER;
 use crate::auth::rotation::Keys;
 use crate::config::broker::Users;
 use crate::plan::{self, Invalid, Plan};
@@ -74,6 +76,8 @@ pub(super) struct Context {
     /// What was told about denies, by namespace and name.
     denies: Mutex<HashMap<(String, String), Told>>,
     metrics: Metrics,
+    /// What the audit log was told.
+    told: audit::Told,
 }
 
 /// One pass over one object: the whole of what the operator does.
@@ -102,7 +106,10 @@ async fn pass(context: &Context, object: &MqttBroker) -> Result<Action, Error> {
         apply(context, object, &plan, &observed, keys, found, &issuers).await?
     };
     context.metrics.keys(&plan.namespace, &plan.name, keys.as_ref().ok().map(|it| &it.keys.states));
-    for (reason, message) in keys.iter().flat_map(|it| &it.steps).map(keys::event) {
+    context.told.revocations(&plan, observed.revocations.as_ref());
+    for step in keys.iter().flat_map(|it| &it.steps) {
+        audit::key(&plan, step);
+        let (reason, message) = keys::event(step);
         announce(context, &object.metadata, reason.to_owned(), message).await;
     }
     let facts = users::Facts {
@@ -193,7 +200,12 @@ fn bridge_password(plan: &Plan, observed: &Observed) -> String {
     let stored =
         observed.secret(&plan.names.bridge).and_then(|secret| passwords::value(secret, build::BRIDGE_PASSWORD));
     let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty());
-    stored.unwrap_or_else(random::password)
+    stored.unwrap_or_else(|| {
+        if plan.bridge.is_some() {
+            audit::password(plan, BRIDGE_USER);
+        }
+        random::password()
+    })
 }
 
 /// The image that the object asks for, else the one in use as long as the spec stays as it is: a new operator alone does
@@ -388,6 +400,7 @@ impl Context {
             hashing: Semaphore::new(1),
             denies: Mutex::default(),
             metrics,
+            told: audit::Told::default(),
         }
     }
 

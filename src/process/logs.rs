@@ -18,16 +18,24 @@ pub enum Format {
 impl Format {
     /// What `LOG_FORMAT` says; without it, human on a terminal and JSON elsewhere.
     pub fn detect() -> Self {
-        Self::choose(std::env::var("LOG_FORMAT").ok().as_deref(), std::io::stderr().is_terminal())
+        Self::choose(Self::asked(), std::io::stderr().is_terminal())
     }
 
-    fn choose(asked: Option<&str>, terminal: bool) -> Self {
+    /// What `LOG_FORMAT` says, if anything.
+    pub fn asked() -> Option<Self> {
+        Self::read(std::env::var("LOG_FORMAT").ok()?.as_str())
+    }
+
+    fn read(asked: &str) -> Option<Self> {
         match asked {
-            Some("json") => Self::Json,
-            Some("human") => Self::Human,
-            _ if terminal => Self::Human,
-            _ => Self::Json,
+            "json" => Some(Self::Json),
+            "human" => Some(Self::Human),
+            _ => None,
         }
+    }
+
+    fn choose(asked: Option<Self>, terminal: bool) -> Self {
+        asked.unwrap_or(if terminal { Self::Human } else { Self::Json })
     }
 }
 
@@ -53,8 +61,9 @@ mod tests {
 
     #[test]
     fn the_variable_wins_over_the_terminal() {
-        assert_eq!(Format::choose(Some("json"), true), Format::Json);
-        assert_eq!(Format::choose(Some("human"), false), Format::Human);
+        assert_eq!(Format::choose(Format::read("json"), true), Format::Json);
+        assert_eq!(Format::choose(Format::read("human"), false), Format::Human);
+        assert_eq!(Format::choose(Format::read("yaml"), true), Format::Human);
         assert_eq!(Format::choose(None, true), Format::Human);
         assert_eq!(Format::choose(None, false), Format::Json);
     }

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use super::{Output, Passwd, planned, reports};
 use crate::auth::password;
-use crate::cli::say;
 use crate::cli::target::{Target, Where};
+use crate::cli::{audit, say};
 use crate::config::FORMAT;
 use crate::config::broker::{Broker, UserHash, Users};
 use crate::config::report;
@@ -45,6 +45,7 @@ pub async fn run(flags: &Passwd, wanted: &Where) -> anyhow::Result<()> {
     if !changed {
         return tell(flags, "unchanged", "it is that password already");
     }
+    audit::password_set(&target, name);
     let Some(before) = before else {
         return tell(flags, "written", "the broker cannot be asked whether it has it; it takes it up by itself");
     };
