@@ -89,6 +89,31 @@ pub struct Deny {
     pub repeats: u64,
 }
 
+impl Deny {
+    /// At `at`, to a client of which no more is known.
+    pub fn new(
+        at: u64,
+        client_id: Arc<str>,
+        method: &'static str,
+        action: Action,
+        why: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            number: 0,
+            at,
+            client_id,
+            principal: None,
+            method,
+            key_id: None,
+            address: None,
+            action,
+            topic: "".into(),
+            why: why.into(),
+            repeats: 0,
+        }
+    }
+}
+
 /// The last denies, oldest first.
 #[derive(Debug, Default)]
 pub struct Denies {
@@ -238,19 +263,8 @@ mod tests {
     use super::*;
 
     fn deny(client_id: &str, topic: &str, at: u64) -> Deny {
-        Deny {
-            number: 0,
-            at,
-            client_id: client_id.into(),
-            principal: Some("user:u".into()),
-            method: "password",
-            key_id: None,
-            address: None,
-            action: Action::Publish,
-            topic: topic.into(),
-            why: "no rule allows it".into(),
-            repeats: 0,
-        }
+        let deny = Deny::new(at, client_id.into(), "password", Action::Publish, "no rule allows it");
+        Deny { principal: Some("user:u".into()), topic: topic.into(), ..deny }
     }
 
     #[test]

@@ -99,6 +99,14 @@ impl<'a> Who<'a> {
     pub fn of(client_id: &'a Arc<str>, identity: &'a Identity) -> Self {
         Self { client_id, principal: &identity.principal, method: identity.method(), key_id: identity.key_id() }
     }
+
+    fn denied(&self, action: Action, why: impl Into<Cow<'static, str>>) -> Deny {
+        Deny {
+            principal: Some(self.principal.to_string().into()),
+            key_id: self.key_id.map(Into::into),
+            ..Deny::new(unix_millis(), self.client_id.clone(), self.method, action, why)
+        }
+    }
 }
 
 /// Whether a line of this kind about `subject` (a client id, an address) may be written now.
@@ -243,19 +251,8 @@ fn refused(shared: &Shared, arrival: &Arrival, client_id: &str, method: &'static
 }
 
 fn keep_refused(shared: &Shared, address: SocketAddr, client_id: &str, method: &'static str, why: Cow<'static, str>) {
-    shared.events.keep(Deny {
-        number: 0,
-        at: unix_millis(),
-        client_id: client_id.into(),
-        principal: None,
-        method,
-        key_id: None,
-        address: Some(address),
-        action: Action::Connect,
-        topic: "".into(),
-        why,
-        repeats: 0,
-    });
+    let deny = Deny::new(unix_millis(), client_id.into(), method, Action::Connect, why);
+    shared.events.keep(Deny { address: Some(address), ..deny });
 }
 
 /// A connection was refused before anything was read from it.
@@ -288,19 +285,7 @@ pub fn denied(
     let action = Action::from(request.verb);
     shared.counters.denied.add(action.name());
     shared.counters.decided.add([action.name(), "deny", layer.name()]);
-    let mut deny = Deny {
-        number: 0,
-        at: unix_millis(),
-        client_id: client_id.clone(),
-        principal: Some(principal.to_string().into()),
-        method,
-        key_id: key_id.map(Into::into),
-        address: None,
-        action,
-        topic: request.topic.into(),
-        why: NO_RULE.into(),
-        repeats: 0,
-    };
+    let mut deny = Deny { topic: request.topic.into(), ..who.denied(action, NO_RULE) };
     let standing = shared.events.denies.lock().unwrap_or_else(PoisonError::into_inner).look(&deny);
     let suppressed = line(shared, Kind::Denied, client_id);
     if standing == Standing::Quiet || suppressed.is_some() {
@@ -324,19 +309,7 @@ pub fn reauthenticated(shared: &Shared, who: &Who<'_>, outcome: Result<(), (Why,
     let result = if outcome.is_ok() { "accepted" } else { "refused" };
     shared.counters.reauthenticated.add(result);
     if let Err((_, why)) = outcome {
-        shared.events.keep(Deny {
-            number: 0,
-            at: unix_millis(),
-            client_id: client_id.clone(),
-            principal: Some(principal.to_string().into()),
-            method,
-            key_id: key_id.map(Into::into),
-            address: None,
-            action: Action::Reauthenticate,
-            topic: "".into(),
-            why: why.to_owned().into(),
-            repeats: 0,
-        });
+        shared.events.keep(who.denied(Action::Reauthenticate, why.to_owned()));
     }
     if let Some(suppressed) = line(shared, Kind::Connected, client_id) {
         let (reason, why) = outcome.err().map(|(reason, why)| (reason.name(), shorten_reason(why))).unzip();
