@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Broker, await_until, open, signing_key, unix_seconds};
+use crate::support::{Broker, await_until, open, signing_key, unix_seconds, value};
 use crate::up::running::{Up, Watched, mqttctl, run, succeed};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ async fn a_token_that_is_not_for_the_port_is_refused_and_told_why() {
     let (code, answer) =
         with(&broker, Method::GET, "/api/v1/keys", Some(&format!("bearer  {}", Broker::admin_token()))).await;
     assert_eq!(code, 200, "{answer}");
-    let metrics = metrics(&broker).await;
+    let metrics = broker.metrics().await;
     assert!(metrics.contains(r#"mqtt_admin_refused_total{reason="forbidden"} 3"#), "{metrics}");
 }
 
@@ -351,15 +351,6 @@ async fn denies_are_kept_with_who_and_what() {
     assert_eq!((ids(page["items"].as_array().unwrap()), &page["next"]), (vec!["u1"], &json!("1")));
 }
 
-async fn metrics(broker: &Broker) -> String {
-    reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap()
-}
-
-/// The value of the one line with this name and these labels.
-fn value(metrics: &str, series: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
-}
-
 #[tokio::test]
 async fn metrics_count_what_happened_and_name_nobody() {
     let broker = Broker::start();
@@ -403,7 +394,7 @@ async fn metrics_count_what_happened_and_name_nobody() {
         ("mqtt_password_check_seconds_count", 3.0),
     ];
     let text = await_until(DEADLINE, "the right figures", async || {
-        let text = metrics(&broker).await;
+        let text = broker.metrics().await;
         let wrong: Vec<_> = expected.iter().map(|(series, _)| (*series, value(&text, series))).collect();
         if expected.iter().all(|(series, n)| value(&text, series) == Some(*n)) { Ok(text) } else { Err(wrong) }
     })
@@ -453,12 +444,12 @@ async fn log_lines_of_a_noisy_client_are_left_out_and_counted() {
         client.publish(&Message::new("elsewhere", "x", QoS::AtLeastOnce)).await.unwrap();
     }
     await_until(Duration::from_secs(30), "the number of lines that were left out", async || {
-        let text = metrics(&broker).await;
+        let text = broker.metrics().await;
         let left_out = value(&text, r#"mqtt_log_lines_suppressed_total{kind="denied"}"#);
         if left_out.is_some_and(|n| (30.0..=40.0).contains(&n)) { Ok(()) } else { Err(left_out) }
     })
     .await;
-    assert_eq!(value(&metrics(&broker).await, r#"mqtt_denies_total{action="publish"}"#), Some(50.0));
+    assert_eq!(value(&broker.metrics().await, r#"mqtt_denies_total{action="publish"}"#), Some(50.0));
 }
 
 #[test]

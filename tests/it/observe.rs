@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Broker, PASSWORD, Raw, allow, await_until, free_ports, plain_connect, signing_key, unix_seconds, write_etc,
+    Broker, PASSWORD, Raw, allow, await_until, free_ports, plain_connect, signing_key, unix_seconds, value, write_etc,
 };
 use crate::up::running::{SOON, Up, Watched, run, succeed};
 
@@ -50,14 +50,6 @@ fn items(page: &Value) -> &Vec<Value> {
     page["items"].as_array().unwrap()
 }
 
-async fn metrics(broker: &Broker) -> String {
-    reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap()
-}
-
-fn value(metrics: &str, series: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
-}
-
 #[tokio::test]
 async fn whoever_is_not_let_in_is_among_the_denies_and_the_figures_with_the_reason() {
     let broker = Broker::with_quick_passwords(|_| {});
@@ -85,7 +77,7 @@ async fn whoever_is_not_let_in_is_among_the_denies_and_the_figures_with_the_reas
     let denies = broker.get("/api/v1/denies").await;
     let denies = items(&denies);
     assert_eq!(denies.len(), attempts.len(), "{denies:#?}");
-    let metrics = metrics(&broker).await;
+    let metrics = broker.metrics().await;
     for (deny, (options, method, reason, why)) in denies.iter().zip(&attempts) {
         assert_eq!((&deny["clientId"], &deny["method"]), (&json!(options.client_id), &json!(method)), "{deny}");
         assert!(deny["why"].as_str().unwrap().contains(why), "{deny}");
@@ -154,7 +146,7 @@ async fn decisions_are_counted_with_where_the_rule_stands_and_losses_with_their_
         ("will", "allow", "user", 1.0),
     ];
     await_until(DEADLINE, "the right figures", async || {
-        let text = metrics(&broker).await;
+        let text = broker.metrics().await;
         let series = |action, result, source| {
             value(&text, &format!("mqtt_authz_total{{action=\"{action}\",result=\"{result}\",source=\"{source}\"}}"))
         };
@@ -173,7 +165,7 @@ async fn decisions_are_counted_with_where_the_rule_stands_and_losses_with_their_
     small.subscribe(&[("t/large", at)]).await.unwrap();
     client.publish(&Message::new("t/large", "x".repeat(100), QoS::AtLeastOnce)).await.unwrap();
     await_until(DEADLINE, "a message that is too large", async || {
-        let text = metrics(&broker).await;
+        let text = broker.metrics().await;
         let lost = |cause: &str| value(&text, &format!("mqtt_messages_dropped_total{{cause=\"{cause}\"}}"));
         let causes = ["slow", "queue_full", "refused", "memory", "revoked", "session_ended"];
         if lost("too_large") == Some(1.0) && causes.iter().all(|cause| lost(cause) == Some(0.0)) {
@@ -226,7 +218,7 @@ async fn labels_stay_few_however_many_clients_and_topics_there_are() {
             let bad = with_password(&broker.address(), &id, &format!("user-{n}"), b"x");
             assert!(client::connect(&bad).await.is_err());
         }
-        let text = metrics(&broker).await;
+        let text = broker.metrics().await;
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
         // When lines are left out, which happens in time, one of the kinds of lines appears.
         let all = series.map(|(series, _)| series.to_owned()).filter(|it| !it.starts_with("mqtt_log_lines"));

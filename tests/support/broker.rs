@@ -126,9 +126,14 @@ impl Broker {
         .await;
     }
 
+    /// What its metrics are now.
+    pub async fn metrics(&self) -> String {
+        reqwest::get(format!("http://{}/metrics", self.admin())).await.unwrap().text().await.unwrap()
+    }
+
     /// The sum of a metric's lines that contain `label`.
     pub async fn metric(&self, name: &str, label: &str) -> u64 {
-        let text = reqwest::get(format!("http://{}/metrics", self.admin())).await.unwrap().text().await.unwrap();
+        let text = self.metrics().await;
         let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
@@ -234,6 +239,11 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), to).map(|_| ()).or_else(gone).unwrap();
         }
     }
+}
+
+/// The value of a series, such as `mqtt_panics_total` or `mqtt_denies_total{action="publish"}`, in the text of metrics.
+pub fn value(metrics: &str, series: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Replaces a file as a whole.

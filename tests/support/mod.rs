@@ -25,7 +25,7 @@ mod raw;
 mod wait;
 
 pub use apiserver::{ApiServer, with_temp_namespace};
-pub use broker::{Broker, PASSWORD, allow, open, replace, signing_key, unix_seconds, write_etc};
+pub use broker::{Broker, PASSWORD, allow, open, replace, signing_key, unix_seconds, value, write_etc};
 pub use certificates::{Authority, Pair};
 pub use clients::{Mosquitto, Paho, chromium, go_program, mosquitto_client, mosquitto_passwd, mqttjs, node, paho};
 pub use elasticsearch::{ELASTIC_PASSWORD, Elasticsearch};

@@ -8,7 +8,7 @@ use mqtt_operator::config::files::Etc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::wire::{self, DEADLINE, add, greet, ping, rest};
-use crate::support::{Authority, Broker, Pair, await_until, mosquitto_client, open};
+use crate::support::{Authority, Broker, Pair, await_until, mosquitto_client, open, value};
 
 /// The directory of the certificate of the listener `mqtts`.
 fn directory(etc: &Etc) -> std::path::PathBuf {
@@ -135,19 +135,17 @@ async fn a_listener_without_a_certificate_turns_its_clients_away_until_it_has_on
     let (address, etc) = (broker.listener("mqtts"), Etc(broker.etc().to_owned()));
     assert!(shown(address, &authority).await.is_err());
     greet(&mut wire::tcp(broker.listener("mqtt")).await).await;
-    let metrics =
-        async || reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap();
-    assert!(metrics().await.contains("mqtt_listener_serves{listener=\"mqtts\"} 0"), "{}", metrics().await);
+    let serves = async || value(&broker.metrics().await, "mqtt_listener_serves{listener=\"mqtts\"}");
+    assert_eq!(serves().await, Some(0.0));
     assert_eq!(reqwest::get(format!("http://{}/readyz", broker.admin())).await.unwrap().status(), 200);
-    let expiry = "mqtt_listener_certificate_expiry_seconds{listener=\"mqtts\"} ";
-    assert!(!metrics().await.contains(expiry));
+    let left = async || value(&broker.metrics().await, "mqtt_listener_certificate_expiry_seconds{listener=\"mqtts\"}");
+    assert_eq!(left().await, None);
 
     authority.server().write(&directory(&etc));
     await_until(DEADLINE, "a certificate", async || shown(address, &authority).await).await;
-    let text = metrics().await;
-    let left = text.lines().find_map(|line| line.strip_prefix(expiry)?.parse::<f64>().ok());
-    assert!(left.is_some_and(|seconds| seconds > 3600.0), "{text}");
-    assert!(metrics().await.contains("mqtt_listener_serves{listener=\"mqtts\"} 1"), "{}", metrics().await);
+    let left = left().await;
+    assert!(left.is_some_and(|seconds| seconds > 3600.0), "{left:?}");
+    assert_eq!(serves().await, Some(1.0));
 }
 
 #[tokio::test]

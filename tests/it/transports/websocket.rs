@@ -93,7 +93,7 @@ async fn what_is_no_binary_frame_closes_the_connection_with_its_code_and_no_othe
     }
     other.write_all(&frame(BINARY, PINGREQ)).await.unwrap();
     assert_eq!(next_frame(&mut other).await, (BINARY, PINGRESP.to_vec()));
-    let metrics = reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap();
+    let metrics = broker.metrics().await;
     let counted = metrics.lines().find(|line| line.contains("violations_total{") && line.contains("MQTT-6.0.0-1"));
     assert!(counted.is_some_and(|line| line.ends_with(" 4")), "{counted:?}");
 }

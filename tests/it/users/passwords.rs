@@ -15,16 +15,15 @@ use mqtt_operator::mqtt::{ReasonCode, Version, codec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Broker, await_until, mosquitto_passwd, run};
+use crate::support::{Broker, await_until, mosquitto_passwd, run, value};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
 /// A figure of `/metrics`.
 async fn metric(broker: &Broker, name: &str) -> f64 {
-    let text = reqwest::get(format!("http://{}/metrics", broker.admin())).await.unwrap().text().await.unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    let text = broker.metrics().await;
+    value(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
 /// As user `u<n>` with this password; the code and the words of a refusal.
