@@ -58,6 +58,51 @@ whys! {
     Busy "busy",
 }
 
+impl Why {
+    /// The one of this name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|why| why.name() == name)
+    }
+
+    /// What whoever looks after the broker does next.
+    pub fn next_step(self) -> &'static str {
+        match self {
+            Self::Credentials => {
+                "the client presents one thing: a user name and its password, or a token, as the password or in AUTH"
+            }
+            Self::NoCredentials => {
+                "give the client a password or a token, or say in spec.auth.anonymous what may be done without"
+            }
+            Self::Method => "the client names the method JWT, or sends its token as the password",
+            Self::ReservedName => "give the client another name: those that begin with `system:` are the broker's own",
+            Self::UnknownUser => "`mqttctl user list` says who there is",
+            Self::WrongPassword => "`mqttctl user passwd NAME` sets another password",
+            Self::TokenInvalid => "`mqttctl token inspect TOKEN` takes the token apart",
+            Self::TokenKey => {
+                "`mqttctl keys list` says which keys there are; a key that is gone takes its tokens with it, so issue a new \
+                 one"
+            }
+            Self::TokenSignature => "it was changed, or signed by somebody else: issue a new one",
+            Self::TokenClaims => {
+                "`mqttctl token inspect TOKEN` shows what it says; whoever issues it writes it otherwise"
+            }
+            Self::TokenExpired => "give the client a new token: `mqttctl token issue --sub NAME`",
+            Self::TokenNotYetValid => "compare the clocks of whoever issued it and of this broker",
+            Self::TokenRevoked => "give the client a new token: those that are issued from now on are accepted",
+            Self::TokenIssuer => "the broker's log says why the keys of its issuer cannot be fetched",
+            Self::TokenBinding => {
+                "the client connects with the client id and user name that `mqttctl token inspect TOKEN` shows"
+            }
+            Self::Identity => "the client authenticates again as who it is, or connects anew",
+            Self::ClientIdTaken => "`mqttctl session show ID` says whose it is; give the client another client id",
+            Self::Will => "`mqttctl authz explain` with `will TOPIC` says what it takes",
+            Self::Banned => "correct the client's password; a ban ends by itself, see spec.auth.guard",
+            Self::Limit => "the reason is a field of spec.limits; docs/limits.md says what it counts",
+            Self::Busy => "nothing: clients try again by themselves",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -68,5 +113,6 @@ mod tests {
     fn each_has_a_name_of_its_own() {
         let names: BTreeSet<&str> = Why::ALL.iter().map(|why| why.name()).collect();
         assert_eq!(names.len(), Why::ALL.len());
+        assert!(Why::ALL.iter().all(|why| Why::of(why.name()) == Some(*why) && why.next_step().len() > 10));
     }
 }

@@ -277,6 +277,7 @@ fn denies(shared: &Shared, which: &WhichDenies) -> report::Denies {
         action: deny.action.name().into(),
         topic: deny.topic.into(),
         why: deny.why.into_owned(),
+        reason: deny.reason.map(|reason| reason.name().into()),
         repeats: deny.repeats,
     });
     report::Denies { items: items.collect(), next: more.then(|| last.to_string()), last }

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::auth::Why;
 use crate::auth::explain::Verb;
 
 /// Denies that are kept.
@@ -85,6 +86,8 @@ pub struct Deny {
     /// The topic or filter, if the action has one; cut short where it is very long.
     pub topic: Box<str>,
     pub why: Cow<'static, str>,
+    /// The same as one of a closed set, where there is one.
+    pub reason: Option<Why>,
     /// How often the same was denied again shortly afterwards, which is not kept.
     pub repeats: u64,
 }
@@ -109,6 +112,7 @@ impl Deny {
             action,
             topic: "".into(),
             why: why.into(),
+            reason: None,
             repeats: 0,
         }
     }

@@ -221,7 +221,7 @@ pub fn not_connected(shared: &Shared, arrival: &Arrival, error: &NoConnection) {
         }
     };
     if let NoConnection::Limited { client_id, limit } = error {
-        keep_refused(shared, *address, client_id, "none", limit.name().into());
+        keep_refused(shared, *address, client_id, "none", (Why::Limit, limit.name().into()));
     }
     if quiet {
         tracing::debug!(%address, listener = %gate.name, %error, "not connected");
@@ -239,7 +239,7 @@ fn refused(shared: &Shared, arrival: &Arrival, client_id: &str, method: &'static
     let Arrival { address, gate, .. } = arrival;
     // Its will was denied, and that is kept already.
     if refusal.why != Why::Will {
-        keep_refused(shared, *address, client_id, method, refusal.log.clone().into());
+        keep_refused(shared, *address, client_id, method, (refusal.why, refusal.log.clone().into()));
     }
     if let Some(suppressed) = line(shared, Kind::Refused, &address.ip()) {
         tracing::warn!(
@@ -250,9 +250,15 @@ fn refused(shared: &Shared, arrival: &Arrival, client_id: &str, method: &'static
     }
 }
 
-fn keep_refused(shared: &Shared, address: SocketAddr, client_id: &str, method: &'static str, why: Cow<'static, str>) {
+fn keep_refused(
+    shared: &Shared,
+    address: SocketAddr,
+    client_id: &str,
+    method: &'static str,
+    (reason, why): (Why, Cow<'static, str>),
+) {
     let deny = Deny::new(unix_millis(), client_id.into(), method, Action::Connect, why);
-    shared.events.keep(Deny { address: Some(address), ..deny });
+    shared.events.keep(Deny { address: Some(address), reason: Some(reason), ..deny });
 }
 
 /// A connection was refused before anything was read from it.
@@ -308,8 +314,8 @@ pub fn reauthenticated(shared: &Shared, who: &Who<'_>, outcome: Result<(), (Why,
     let Who { client_id, principal, method, key_id } = *who;
     let result = if outcome.is_ok() { "accepted" } else { "refused" };
     shared.counters.reauthenticated.add(result);
-    if let Err((_, why)) = outcome {
-        shared.events.keep(who.denied(Action::Reauthenticate, why.to_owned()));
+    if let Err((reason, why)) = outcome {
+        shared.events.keep(Deny { reason: Some(reason), ..who.denied(Action::Reauthenticate, why.to_owned()) });
     }
     if let Some(suppressed) = line(shared, Kind::Connected, client_id) {
         let (reason, why) = outcome.err().map(|(reason, why)| (reason.name(), shorten_reason(why))).unzip();

@@ -157,9 +157,10 @@ async fn tell(flags: Explain, wanted: &Where) -> anyhow::Result<u8> {
     let client = asking.client_id.escape_debug();
     match &asking.connects {
         Connects::Yes => {}
-        Connects::No(Refusal { code, return_code, log, .. }) => {
+        Connects::No(Refusal { code, return_code, log, why, .. }) => {
             say(format_args!("DENY connect  client={client}: {log}"))?;
             say(format_args!("  sent: CONNACK {:#04x} (v5) | {return_code} (3.1.1)", code.0))?;
+            say(format_args!("  next: {}", why.next_step()))?;
             say("If it were let in:")?;
         }
         Connects::Unknown(words) => {

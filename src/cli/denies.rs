@@ -1,6 +1,6 @@
 //! `mqttctl denies`: what clients asked for and did not get, and why.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use axum::http::Method;
@@ -11,8 +11,9 @@ use futures::stream::FuturesUnordered;
 use super::admin::{Port, Ports, encode};
 use super::session::printable;
 use super::target::{Target, Where};
-use super::token::parse_ttl;
+use super::token::{parse_ttl, quote};
 use super::{chain, say};
+use crate::auth::Why;
 use crate::config::report::{self, Deny};
 
 /// Denies of a request.
@@ -70,6 +71,11 @@ pub async fn run(flags: Denies, wanted: Where) -> anyhow::Result<()> {
         (Output::Json, false) => return say(serde_json::to_string_pretty(&all)?),
         _ => all.iter().try_for_each(|deny| print(&flags, deny))?,
     }
+    if flags.output == Output::Text {
+        for step in next_steps(&all) {
+            eprintln!("next: {step}");
+        }
+    }
     if flags.follow { follow(&flags, &target, ports, seen).await } else { Ok(()) }
 }
 
@@ -78,6 +84,34 @@ fn print(flags: &Denies, deny: &Deny) -> anyhow::Result<()> {
         Output::Text => say(line(deny)),
         Output::Json => say(serde_json::to_string(deny)?),
     }
+}
+
+/// What to do about denies: once for each kind, with the latest of them.
+fn next_steps(denies: &[Deny]) -> Vec<String> {
+    let mut kinds = BTreeMap::new();
+    for deny in denies {
+        let step = next_step(deny);
+        kinds.insert((&deny.action, &deny.reason), step);
+    }
+    kinds.into_values().flatten().collect()
+}
+
+fn next_step(deny: &Deny) -> Option<String> {
+    if let Some(reason) = deny.reason.as_deref().and_then(Why::of) {
+        return Some(format!("{}: {}", printable(&deny.why), reason.next_step()));
+    }
+    let user = deny.principal.as_deref().and_then(|principal| principal.strip_prefix("user:"));
+    let who = match (&*deny.method, user) {
+        ("password", Some(user)) => format!("--user {}", quote(user)),
+        ("jwt", _) => "--token @FILE".to_owned(),
+        ("none", _) => "--anonymous".to_owned(),
+        _ => return None,
+    };
+    let (client, topic) = (quote(&deny.client_id), quote(&deny.topic));
+    let asks = ["publish", "subscribe", "will"].contains(&&*deny.action);
+    asks.then(|| {
+        format!("mqttctl authz explain {who} --client {client} {} {topic}   says which rule it takes", deny.action)
+    })
 }
 
 /// What a broker keeps, and the number of the last.
@@ -191,8 +225,28 @@ mod tests {
             action: "subscribe".into(),
             topic: "dev/+/te\"mp".into(),
             why: "no rule allows it".into(),
+            reason: None,
             repeats: 3,
         }
+    }
+
+    #[test]
+    fn the_next_step_is_said_once_for_each_kind_and_can_be_pasted() {
+        let refused = Deny {
+            action: "connect".into(),
+            reason: Some("token_revoked".into()),
+            why: "the token is revoked".into(),
+            ..deny()
+        };
+        let other = Deny { topic: "it's".into(), client_id: "dev2".into(), ..deny() };
+        let steps = next_steps(&[deny(), refused.clone(), refused, other]);
+        assert_eq!(
+            steps,
+            [
+                "the token is revoked: give the client a new token: those that are issued from now on are accepted",
+                "mqttctl authz explain --token @FILE --client dev2 subscribe 'it'\\''s'   says which rule it takes",
+            ]
+        );
     }
 
     #[test]

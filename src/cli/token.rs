@@ -161,7 +161,7 @@ fn rules(args: &IssueArgs) -> Vec<Rule> {
 }
 
 /// A word as a shell takes it.
-fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_./:@".contains(character);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
@@ -188,8 +188,12 @@ pub fn presented<'a>(token: &'a [u8], client_id: &'a str) -> Presented<'a> {
 /// Whether the broker would accept a token at `now`: what it finds, or why not, and the exit code.
 pub fn verify(token: &str, client_id: Option<&str>, rules: &Rules, now: u64) -> anyhow::Result<(String, u8)> {
     let says = |refusal: Refusal| {
-        let Refusal { code, return_code, log, .. } = refusal;
-        format!("refused   {log}\nsent      CONNACK {:#04x} (v5) | {return_code} (3.1.1)", code.0)
+        let Refusal { code, return_code, log, why, .. } = refusal;
+        format!(
+            "refused   {log}\nsent      CONNACK {:#04x} (v5) | {return_code} (3.1.1)\nnext      {}",
+            code.0,
+            why.next_step()
+        )
     };
     if !rules.has_keys {
         bail!("the public keys cannot be read, so the token cannot be verified");

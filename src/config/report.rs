@@ -198,6 +198,9 @@ pub struct Deny {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub topic: String,
     pub why: String,
+    /// Why a client was not let in, or not authenticated again, as one of the closed set of `mqtt_auth_total`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// How often the same was denied again in the ten seconds after, which is not listed.
     #[serde(default)]
     pub repeats: u64,

@@ -186,6 +186,7 @@ mod tests {
             action: "publish".into(),
             topic: topic.into(),
             why: "no rule allows it".into(),
+            reason: None,
             repeats: 0,
         }
     }

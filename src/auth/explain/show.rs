@@ -97,7 +97,13 @@ impl Explanation<'_> {
         let verb = self.verb();
         let rule = format!("an allow of {verb} {filter:?}");
         let rule = match (&self.identity.credential, &self.identity.principal) {
-            (Credential::Token(_), _) => format!("--{verb} '{}'", filter.replace('\'', r"'\''")),
+            // Only our own tokens are made with flags.
+            (Credential::Token(token), _) if token.issuer.is_some() => {
+                format!("{rule} in a group that the token is in")
+            }
+            (Credential::Token(_), _) => {
+                format!("issue the token with --{verb} '{}'", filter.replace('\'', r"'\''"))
+            }
             (_, Principal::User(name)) => format!("{rule} in the acl of user {name} or of a group"),
             _ => format!("{rule} in spec.auth.anonymous.acl"),
         };

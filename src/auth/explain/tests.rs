@@ -74,7 +74,7 @@ fn a_refused_subscription_is_explained_with_a_witness_and_a_way_out() {
   token rule 1  allow subscribe "dev/dev1/#"  (from dev/${clientid}/#)   does not cover the filter: "dev/a/temp" is outside
   group raspberry rule 2  deny subscribe "dev/+/secret/#"   no overlap
   no rule allows it
-  sent: SUBACK 0x87 (v5) | 0x80 (3.1.1)     fix: --subscribe 'dev/+/temp', or subscribe to dev/dev1/temp"#
+  sent: SUBACK 0x87 (v5) | 0x80 (3.1.1)     fix: issue the token with --subscribe 'dev/+/temp', or subscribe to dev/dev1/temp"#
     );
     assert_eq!(short, r#"no rule allows it: token rule 1 allows "dev/dev1/#", "dev/a/temp" is outside"#);
     let explanation = explain(&policy, &identity, "dev1", subscribe("dev/+/temp"), NOW);
@@ -127,11 +127,15 @@ fn qos_retain_and_share_are_told_where_they_are_the_reason() {
     let of = |request| told(&policy, &identity, request);
     let (long, short) = of(Request { qos: QoS::ExactlyOnce, ..publish("a") });
     assert_eq!(short, r#"no rule allows it: token rule 1, "a", is about QoS 0 and 1 only"#);
-    assert!(long.contains("PUBREC 0x87") && long.ends_with("fix: --publish 'a', or publish with QoS 0"), "{long}");
+    assert!(
+        long.contains("PUBREC 0x87")
+            && long.ends_with("fix: issue the token with --publish 'a', or publish with QoS 0"),
+        "{long}"
+    );
     let (long, short) = of(Request { retain: true, ..publish("a") });
     assert_eq!(short, r#"no rule allows it: token rule 1, "a", is not about retained messages"#);
     assert!(long.starts_with("DENY publish \"a\" retain  client=dev1"), "{long}");
-    assert!(long.ends_with("fix: --publish 'a', or publish without RETAIN"), "{long}");
+    assert!(long.ends_with("fix: issue the token with --publish 'a', or publish without RETAIN"), "{long}");
     let (long, _) = of(Request { qos: QoS::ExactlyOnce, retain: true, ..publish("a") });
     assert!(long.ends_with("or publish with QoS 0 and without RETAIN"), "{long}");
     assert_eq!(of(subscribe("s/a")).1, r#"no rule allows it: token rule 2, "s/#", is about share g only"#);
@@ -140,7 +144,7 @@ fn qos_retain_and_share_are_told_where_they_are_the_reason() {
         r#"no rule allows it: token rule 3, "t", is not about shared subscriptions"#
     );
     let (long, _) = of(subscribe("$share/g/+/1"));
-    assert!(long.ends_with("fix: --subscribe '+/1', or subscribe to $share/g/s/1"), "{long}");
+    assert!(long.ends_with("fix: issue the token with --subscribe '+/1', or subscribe to $share/g/s/1"), "{long}");
     assert!(of(subscribe("x/1")).0.contains(r#""eq x/#"   is about this very filter and no other"#));
     assert!(of(subscribe("x/#")).0.starts_with("ALLOW"));
 }
