@@ -92,7 +92,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error(transparent)]
     Document(#[from] DocumentError),
-    #[error("cannot listen on {address} for listener {name:?}")]
+    #[error(
+        "cannot listen on {address} for listener {name:?}; if something else listens there, stop it, or choose another port \
+         in spec.listeners"
+    )]
     Listen { name: String, address: SocketAddr, source: io::Error },
     #[error("cannot serve probes and metrics on {address}")]
     Admin { address: SocketAddr, source: io::Error },

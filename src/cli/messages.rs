@@ -15,7 +15,7 @@ use super::now;
 use super::target::{Target, Where};
 use crate::auth::rule::{Action, Permission, Rule};
 use crate::auth::token::{self, Claims};
-use crate::client::{self, Client, Incoming, Message};
+use crate::client::{self, Client, Error, Incoming, Message};
 use crate::mqtt::packet::SubscriptionOptions;
 use crate::mqtt::{QoS, ReasonCode, Version};
 use crate::process::{Shutdown, shutdown};
@@ -141,7 +141,7 @@ pub async fn publish(publish: Publish, wanted: Where) -> anyhow::Result<()> {
     };
     client.disconnect(ReasonCode::SUCCESS).await?;
     if code.is_failure() {
-        bail!("the broker refused the message: {code}");
+        bail!("the broker refused the message: {code}{}", publish.connect.why());
     }
     Ok(())
 }
@@ -161,7 +161,7 @@ pub async fn subscribe(subscribe: Subscribe, wanted: Where) -> anyhow::Result<()
         .map(|(filter, code)| format!("{filter}: {code}"))
         .collect();
     if !refused.is_empty() {
-        bail!("the broker refused the subscription: {}", refused.join(", "));
+        bail!("the broker refused the subscription: {}{}", refused.join(", "), subscribe.connect.why());
     }
     let seen = receive(incoming, &subscribe, &shutdown).await?;
     client.disconnect(ReasonCode::SUCCESS).await?;
@@ -201,6 +201,11 @@ async fn receive(mut incoming: Incoming, wanted: &Subscribe, shutdown: &Shutdown
 }
 
 impl Connect {
+    /// Where the reason of a refusal can be found, if the broker is one that can be asked.
+    fn why(&self) -> &'static str {
+        if self.address.is_none() { "; `mqttctl denies --since 1m` says why, and what to do" } else { "" }
+    }
+
     async fn open(&self, wanted: &Where, need: &Need<'_>) -> anyhow::Result<(Client, Incoming)> {
         let target = if self.address.is_some() { None } else { Some(wanted.find().await?) };
         let address = match (&self.address, &target) {
@@ -212,7 +217,11 @@ impl Connect {
         options.version = Version::V5;
         options.username.clone_from(&self.username);
         options.password = self.password(target.as_ref(), need).await?;
-        let (client, incoming, _) = client::connect(&options).await?;
+        let connected = client::connect(&options).await.map_err(|error| match error {
+            Error::Refused { .. } => anyhow::anyhow!("{error}{}", self.why()),
+            other => other.into(),
+        });
+        let (client, incoming, _) = connected?;
         Ok((client, incoming))
     }
 

@@ -79,8 +79,12 @@ impl Explanation<'_> {
 
     /// What would make it work.
     fn fix(&self) -> Option<String> {
-        if self.beforehand.is_some() {
-            return None;
+        match &self.beforehand {
+            None => {}
+            Some(Beforehand::Unknown(Principal::Anonymous)) => {
+                return Some("spec.auth.anonymous.acl with an allow, or give the client credentials".to_owned());
+            }
+            Some(_) => return None,
         }
         let instead = self.instead();
         if let Some(considered) = self.deciding() {
