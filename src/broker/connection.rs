@@ -217,6 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn guarded<T>(&mut self, turn: impl FnOnce(&mut Self) -> Result<T, Closing>) -> Result<T, Closing> {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| turn(self))).unwrap_or_else(|_| {
             self.shared.counters.panics.add(1);
+            self.effects().abandon();
             Err(Closing::because(ReasonCode::UNSPECIFIED_ERROR, "internal error of the broker"))
         })
     }

@@ -76,6 +76,15 @@ impl Effects {
         self.targets.clear();
     }
 
+    /// Forgets what was to be written down, after a mistake of ours in the middle of it: half a record would spoil what is
+    /// behind it. Nothing of it has been acknowledged.
+    pub fn abandon(&mut self) {
+        self.records.clear();
+        self.targets.clear();
+        self.awaited = false;
+        self.pending.drain(..).for_each(|message| message.written_at(0));
+    }
+
     /// Wakes all that are to be woken.
     pub fn wake(&mut self) {
         self.wakers.drain(..).for_each(Waker::wake);
