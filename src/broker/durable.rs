@@ -19,8 +19,8 @@ use super::{Shared, unix_millis};
 use crate::auth::{Identity, Principal, StoredIdentity};
 use crate::mqtt::Version;
 use crate::mqtt::topic::Filter;
-use crate::store::journal::{Records, Recovered, RecoveredSession};
-use crate::store::{Inbound, Inflight, StoredSession};
+use crate::store::journal::{Away, ExtraOutstanding, Outstanding, Records, Recovered, RecoveredSession};
+use crate::store::{Delivery, Inbound, Inflight, StoredSession};
 
 /// What the broker wants to know again of a session that the journal has kept.
 #[derive(Debug, Serialize, Deserialize)]
@@ -135,26 +135,7 @@ impl Shared {
         restored.sessions += 1;
         restored.subscriptions += session.subscriptions.len();
         restored.queued += session.queue.len();
-        // Of what a client was being sent when the broker ended nobody knows how far it came: the first of the queue may
-        // have been sent, as many as the client accepted at a time, and are sent again with DUP.
-        let sent_for_sure = session.away.map(|away| away.sent_seq);
-        let may_be_sent = usize::from(session.window);
-        let mut inflight = Inflight::default();
-        let mut extras = session.extras.into_iter().peekable();
-        let mut waiting = Vec::new();
-        for (at, mut outstanding) in session.queue.into_iter().enumerate() {
-            outstanding.delivery.seq = outstanding.seq;
-            while let Some(extra) = extras.next_if(|extra| extra.before <= outstanding.seq) {
-                inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received);
-            }
-            let sent = sent_for_sure.map_or(at < may_be_sent, |seq| outstanding.seq <= seq) || outstanding.received;
-            if sent && waiting.is_empty() && outstanding.seq < inflight.end() {
-                inflight.restore(outstanding.delivery, outstanding.received);
-            } else {
-                waiting.push(outstanding.delivery);
-            }
-        }
-        extras.for_each(|extra| inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received));
+        let (mut inflight, waiting) = deliveries(session.away.as_ref(), session.window, session.queue, session.extras);
         inflight.go_on_with_extra(session.next_extra);
         mailbox.restore(waiting.into_iter(), session.next_seq.saturating_sub(1));
         let stored = StoredSession {
@@ -174,4 +155,31 @@ impl Shared {
         clients.insert(client_id, entry);
         Ok(())
     }
+}
+
+/// What is sent again, and what waits behind it. Of what a client was being sent when the broker ended nobody knows how far
+/// it came: the first of the queue may have been sent, as many as the client accepts at a time, and are sent with DUP.
+fn deliveries(
+    away: Option<&Away>,
+    window: u16,
+    queue: Vec<Outstanding>,
+    extras: Vec<ExtraOutstanding>,
+) -> (Inflight, Vec<Delivery>) {
+    let (mut inflight, mut waiting) = (Inflight::default(), Vec::new());
+    let mut extras = extras.into_iter().peekable();
+    for (at, outstanding) in queue.into_iter().enumerate() {
+        let Outstanding { seq, mut delivery, received } = outstanding;
+        delivery.seq = seq;
+        while let Some(extra) = extras.next_if(|extra| extra.before <= seq) {
+            inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received);
+        }
+        let may_be_sent = away.map_or(at < usize::from(window), |away| seq <= away.sent_seq) || received;
+        if may_be_sent && waiting.is_empty() && seq < inflight.end() {
+            inflight.restore(delivery, received);
+        } else {
+            waiting.push(delivery);
+        }
+    }
+    extras.for_each(|extra| inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received));
+    (inflight, waiting)
 }

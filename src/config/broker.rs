@@ -38,6 +38,7 @@ impl Broker {
 
     /// What holds until a restart: all but who may do what, and how much may be kept, which a broker takes up while it
     /// runs.
+    #[must_use]
     pub fn until_restart(&self) -> Self {
         Self {
             auth: Settings::default(),
