@@ -61,6 +61,7 @@ pub fn all(facts: &Facts<'_>, reach: &Reach) -> Vec<Condition> {
     verdicts.extend(keys::current(facts).map(|verdict| ("KeysCurrent", verdict)));
     verdicts.extend(revocations(facts).map(|verdict| ("RevocationsUsable", verdict)));
     verdicts.extend(users(facts).map(|verdict| ("UsersUsable", verdict)));
+    verdicts.extend(volumes(facts).map(|verdict| ("StorageUsable", verdict)));
     verdicts.extend(keys::shared_secret(facts).map(|verdict| ("SigningSecretShared", verdict)));
     verdicts.extend(access::ready(facts, before).map(|verdict| ("AccessReady", verdict)));
     if facts.plan.bridge.is_some() {
@@ -232,6 +233,26 @@ fn users(facts: &Facts<'_>) -> Option<Verdict> {
         first.problem
     );
     Some(Verdict::no("Malformed", message))
+}
+
+/// Says which pod cannot keep what it is given, where one cannot. MQTT is served all the same, and refuses only what it
+/// would have to keep.
+fn volumes(facts: &Facts<'_>) -> Option<Verdict> {
+    let pods = facts.observed.pods.iter();
+    let mut troubled = pods.filter_map(|pod| {
+        let storage = pod.broker.as_ref()?.storage.as_ref()?;
+        (!matches!(storage.health.as_str(), "" | "good")).then_some((pod.name(), storage))
+    });
+    let (pod, storage) = troubled.next()?;
+    let problem = storage.problem.as_deref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+    let refused = "publications that must be kept are refused, and nothing that was acknowledged is lost";
+    Some(if storage.health == "full" {
+        let next = "raise spec.storage.size, or let those clients come that messages wait for";
+        Verdict::no("Full", format!("the volume of {pod} has no room for more{problem}: {refused}; {next}"))
+    } else {
+        let next = "the broker tries again and goes on by itself when the volume can be written";
+        Verdict::no("Failing", format!("the volume of {pod} cannot be written{problem}: {refused}; {next}"))
+    })
 }
 
 /// Where wrong passwords cannot be told apart by where they come from, what that means and what can be done.
