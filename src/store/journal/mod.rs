@@ -6,23 +6,41 @@
 //! [`Health`], keeps what was taken in memory, and goes on by itself when it can. One thread writes; who appends copies
 //! bytes under a short lock and waits for nobody.
 
+mod commit;
+mod crash;
+mod disk;
+mod frame;
+mod index;
 pub mod record;
+mod recover;
+mod report;
+mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::mqtt::PacketId;
 use crate::store::{Delivery, Message, Subscription};
+use commit::Shared;
+use disk::Directory;
+use recover::{Unreadable, recover};
+use writer::Writer;
+
 pub use record::{EXTRA, Record, Records, Target};
+pub use report::{Damage, Report, Torn};
+
+/// Bytes of the smallest segment.
+const SMALLEST: u64 = 16 * 1024;
+/// Segments that the size must have room for: a full one, the one that is written, the next, and what is copied.
+const SEGMENTS: u64 = 8;
+/// How long closing may take.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// A place in what was appended. It grows; everything up to a durable position is kept.
 pub type Position = u64;
@@ -55,9 +73,9 @@ pub enum OpenError {
     MakeDirectory { directory: PathBuf, source: io::Error },
     #[error("{} is in use by another process: stop it, or give this one a directory of its own", directory.display())]
     InUse { directory: PathBuf },
-    #[error("cannot read the journal in {}", directory.display())]
+    #[error("cannot read the journal in {}: check the disk, and that this user may read and write there", directory.display())]
     Read { directory: PathBuf, source: io::Error },
-    #[error("cannot write the journal in {}", directory.display())]
+    #[error("cannot write the journal in {}: check the disk, and that this user may write there", directory.display())]
     Write { directory: PathBuf, source: io::Error },
     #[error(
         "the journal in {} has format {found}, and this version reads up to {known}: use the version that wrote it, or a later one",
@@ -170,107 +188,86 @@ pub struct ExtraOutstanding {
     pub received: bool,
 }
 
-/// What recovery found, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    pub segments: u64,
-    pub bytes: u64,
-    pub records: u64,
-}
-
-/// The durable log. Clones are the same journal.
+/// The durable log. Clones are the same journal; with the last of them it is closed.
 #[derive(Clone, Debug)]
-pub struct Journal(Arc<Shared>);
+pub struct Journal(Arc<Handle>);
 
 #[derive(Debug)]
-struct Shared {
-    pending: Mutex<Pending>,
-    more: Condvar,
-    durable: AtomicU64,
-    waiters: Mutex<Vec<(Position, Waker)>>,
-    health: AtomicU8,
-    messages: AtomicU64,
-    stats: Mutex<Stats>,
-}
+struct Handle(Arc<Shared>);
 
-#[derive(Debug, Default)]
-struct Pending {
-    bytes: Vec<u8>,
-    position: Position,
-    records: u64,
-    closing: bool,
-    closed: bool,
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.ask_to_end();
+        self.0.wait_for_end(CLOSE);
+    }
 }
 
 /// Opens the journal, and gives back what it holds.
 pub fn open(settings: Settings) -> Result<(Journal, Recovered), OpenError> {
-    let Settings { directory, .. } = settings;
+    let Settings { directory, durability, size, segment } = settings;
     std::fs::create_dir_all(&directory)
         .map_err(|source| OpenError::MakeDirectory { directory: directory.clone(), source })?;
-    let path = directory.join("0000000001.log");
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let file = file.map_err(|source| OpenError::Write { directory: directory.clone(), source })?;
-    let shared = Arc::new(Shared {
-        pending: Mutex::default(),
-        more: Condvar::new(),
-        durable: AtomicU64::new(0),
-        waiters: Mutex::default(),
-        health: AtomicU8::new(Health::Good as u8),
-        messages: AtomicU64::new(0),
-        stats: Mutex::default(),
-    });
+    let shared = Arc::new(Shared::new());
+    let of_disk = shared.clone();
+    let disk = Directory::lock(&directory, Arc::new(move || of_disk.made()));
+    let disk = disk.map_err(|source| OpenError::Write { directory: directory.clone(), source })?;
+    let Some(mut disk) = disk else { return Err(OpenError::InUse { directory }) };
+    let segment = u64::from(segment).min(size / SEGMENTS).max(SMALLEST);
+    let (recovered, start) = recover(&mut disk, size, segment).map_err(|error| match error {
+        Unreadable::Newer { found } => OpenError::Newer { directory: directory.clone(), found, known: frame::FORMAT },
+        Unreadable::Read(source) => OpenError::Read { directory: directory.clone(), source },
+    })?;
+    log(&recovered.report);
+    shared.messages.store(start.index.last_message, Ordering::Relaxed);
+    let writer = Writer::new(disk, start);
     let of_thread = shared.clone();
     std::thread::Builder::new()
         .name("journal".to_owned())
-        .spawn(move || commit(&of_thread, file))
+        .spawn(move || commit::run(&of_thread, writer, durability))
         .map_err(|source| OpenError::Write { directory, source })?;
-    Ok((Journal(shared), Recovered::default()))
+    Ok((Journal(Arc::new(Handle(shared))), recovered))
+}
+
+fn log(report: &Report) {
+    for line in &report.summary {
+        if report.is_damaged() {
+            tracing::warn!(milliseconds = report.milliseconds, "{line}");
+        } else {
+            tracing::info!(milliseconds = report.milliseconds, "{line}");
+        }
+    }
 }
 
 impl Journal {
     /// A number for a message that the journal has not seen.
     pub fn message_id(&self) -> u64 {
-        self.0.messages.fetch_add(1, Ordering::Relaxed) + 1
+        self.0.0.messages.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Takes the records; the buffer is left empty. The answer is durable when all of them are.
     pub fn append(&self, records: &mut Records) -> Position {
-        let mut pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if records.is_empty() {
-            return pending.position;
-        }
-        let idle = pending.bytes.is_empty();
-        pending.bytes.extend_from_slice(records.bytes());
-        pending.position += records.bytes().len() as u64;
-        pending.records += records.count();
-        let position = pending.position;
-        drop(pending);
-        if idle {
-            self.0.more.notify_all();
-        }
+        self.take(records, false)
+    }
+
+    /// The same for what nobody waits for: it goes to the disk with what somebody does wait for, or 20 ms later.
+    pub fn append_lazily(&self, records: &mut Records) -> Position {
+        self.take(records, true)
+    }
+
+    fn take(&self, records: &mut Records, lazy: bool) -> Position {
+        let position = self.0.0.append(records.bytes(), records.count(), lazy);
         records.clear();
         position
     }
 
-    /// The same for what nobody waits for.
-    pub fn append_lazily(&self, records: &mut Records) -> Position {
-        self.append(records)
-    }
-
     /// The position up to which everything is kept.
     pub fn durable(&self) -> Position {
-        self.0.durable.load(Ordering::Acquire)
+        self.0.0.durable()
     }
 
     /// Wakes once when the position is durable; at once if it is.
     pub fn wake_at(&self, position: Position, waker: &Waker) {
-        let mut waiters = self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.durable() >= position {
-            drop(waiters);
-            waker.wake_by_ref();
-        } else if !waiters.iter().any(|(at, known)| *at == position && known.will_wake(waker)) {
-            waiters.push((position, waker.clone()));
-        }
+        self.0.0.wake_at(position, waker);
     }
 
     /// Returns when the position is durable.
@@ -287,57 +284,21 @@ impl Journal {
 
     /// How the journal is.
     pub fn health(&self) -> Health {
-        match self.0.health.load(Ordering::Relaxed) {
-            0 => Health::Good,
-            1 => Health::Full,
-            _ => Health::Failing,
-        }
+        self.0.0.health()
     }
 
     /// Figures for metrics.
     pub fn stats(&self) -> Stats {
-        self.0.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.0.stats()
     }
 
-    /// Writes and syncs everything and stops the thread; gives up after ten seconds.
+    /// Writes and syncs everything, and stops the thread; returns after ten seconds even if the disk does not let it.
+    /// What is appended afterwards is not written.
     pub fn close(&self) {
-        let mut pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.closing = true;
-        self.0.more.notify_all();
-        let _ = self.0.more.wait_timeout_while(pending, Duration::from_secs(10), |pending| !pending.closed);
+        self.0.0.ask_to_end();
+        self.0.0.wait_for_end(CLOSE);
     }
 }
 
-fn commit(shared: &Shared, mut file: File) {
-    let mut batch = Vec::new();
-    loop {
-        let pending = shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = shared.more.wait_while(pending, |pending| pending.bytes.is_empty() && !pending.closing);
-        let mut pending = waited.unwrap_or_else(PoisonError::into_inner);
-        if pending.bytes.is_empty() {
-            pending.closed = true;
-            shared.more.notify_all();
-            return;
-        }
-        std::mem::swap(&mut batch, &mut pending.bytes);
-        let (position, records) = (pending.position, std::mem::take(&mut pending.records));
-        drop(pending);
-        let result = file.write_all(&batch).and_then(|()| file.sync_data());
-        {
-            let mut stats = shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
-            stats.commits += 1;
-            stats.records += records;
-            stats.bytes_written += batch.len() as u64;
-            stats.last_error = result.as_ref().err().map(ToString::to_string);
-        }
-        batch.clear();
-        shared.health.store(if result.is_ok() { Health::Good } else { Health::Failing } as u8, Ordering::Relaxed);
-        if result.is_ok() {
-            shared.durable.store(position, Ordering::Release);
-            let mut waiters = shared.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-            let due: Vec<_> = waiters.extract_if(.., |(at, _)| *at <= position).collect();
-            drop(waiters);
-            due.into_iter().for_each(|(_, waker)| waker.wake());
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

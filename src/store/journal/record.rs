@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
 use crate::mqtt::{PacketId, QoS};
-use crate::store::{Message, Stored, StoredOrigin, Subscription, Via};
+use crate::store::{Message, Stored, Subscription, Via};
 
 /// Marks the sequence number of a delivery outside the queue.
 pub const EXTRA: u64 = 1 << 63;
@@ -30,20 +29,19 @@ pub struct Target {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// A session begins or goes on; its client is connected.
+    /// A session begins or goes on; its client is connected, unless this is a copy from when it was away.
     Session {
         key: u64,
         client_id: &'a str,
         expiry: u32,
         window: u16,
         about: &'a [u8],
+        away: Option<Left>,
     },
-    /// The client went away at `since` (milliseconds since 1970 UTC); deliveries up to `sent` had been sent.
+    /// The client went away.
     Away {
         key: u64,
-        since: u64,
-        expiry: u32,
-        sent: u64,
+        left: Left,
     },
     /// The session and all that belongs to it is gone.
     Ended {
@@ -94,6 +92,7 @@ pub enum Record<'a> {
         qos: QoS,
         retain: bool,
         via: Option<ViaParts<'a>>,
+        received: bool,
     },
     /// PUBREC came for this delivery.
     Received {
@@ -118,6 +117,17 @@ pub enum Record<'a> {
     Trimmed {
         first: u32,
     },
+}
+
+/// How a client went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Milliseconds since 1970 UTC.
+    pub since: u64,
+    /// Seconds that its session outlives the connection.
+    pub expiry: u32,
+    /// Deliveries of the queue up to this one had been sent.
+    pub sent: u64,
 }
 
 /// A message, by number or with its bytes.
@@ -157,6 +167,8 @@ const RETAIN: u8 = 4;
 const VIA: u8 = 8;
 /// It came the same way as the target before.
 const SAME_VIA: u8 = 16;
+/// PUBREC came: in copies.
+const RECEIVED: u8 = 64;
 // The further flags of a message and of what holds it.
 const EXPIRES: u8 = 8;
 const ORIGIN: u8 = 16;
@@ -202,22 +214,37 @@ impl Records {
         self.count = 0;
     }
 
+    /// A session begins or goes on, and its client is connected. Replaces the former one of the key.
     pub fn session(&mut self, key: u64, client_id: &str, expiry: u32, window: u16, about: &[u8]) {
+        self.put_session(key, client_id, expiry, window, about, None);
+    }
+
+    pub(super) fn put_session(
+        &mut self,
+        key: u64,
+        client_id: &str,
+        expiry: u32,
+        window: u16,
+        about: &[u8],
+        away: Option<Left>,
+    ) {
         self.frame(kind::SESSION, |out| {
             number(out, key);
             text(out, client_id);
             number(out, expiry.into());
             number(out, window.into());
             blob(out, about);
+            if let Some(left) = away {
+                put_left(out, left);
+            }
         });
     }
 
+    /// The client went away at `since` (milliseconds since 1970 UTC); deliveries up to `sent` had been sent.
     pub fn away(&mut self, key: u64, since: u64, expiry: u32, sent: u64) {
         self.frame(kind::AWAY, |out| {
             number(out, key);
-            number(out, since);
-            number(out, expiry.into());
-            number(out, sent);
+            put_left(out, Left { since, expiry, sent });
         });
     }
 
@@ -255,15 +282,17 @@ impl Records {
         retained: bool,
         targets: &[Target],
     ) {
+        debug_assert!(message.journaled(), "a message that is published into the journal has its number");
+        let targets = targets.iter().map(|target| (target, false));
         self.put_published(&message.stored(), inbound, retained, targets);
     }
 
-    pub(super) fn put_published(
+    pub(super) fn put_published<'t>(
         &mut self,
         stored: &Stored<'_>,
         inbound: Option<(u64, PacketId)>,
         retained: bool,
-        targets: &[Target],
+        targets: impl ExactSizeIterator<Item = (&'t Target, bool)>,
     ) {
         let flags = if inbound.is_some() { FROM_CLIENT } else { 0 } | if retained { RETAINED } else { 0 };
         self.frame(kind::PUBLISHED, |out| {
@@ -280,10 +309,10 @@ impl Records {
     /// More deliveries of a message that is in the journal. Where one session hands a message on to another, this comes
     /// before the `done` of the first: a message without any delivery is forgotten.
     pub fn queued(&mut self, message: &Message, targets: &[Target]) {
-        self.put_queued(message.stored().id, targets);
+        self.put_queued(message.stored().id, targets.iter().map(|target| (target, false)));
     }
 
-    pub(super) fn put_queued(&mut self, message: u64, targets: &[Target]) {
+    pub(super) fn put_queued<'t>(&mut self, message: u64, targets: impl ExactSizeIterator<Item = (&'t Target, bool)>) {
         self.frame(kind::QUEUED, |out| {
             number(out, message);
             put_targets(out, targets);
@@ -326,29 +355,35 @@ impl Records {
     ) {
         let stored = message.stored();
         let message = if stored.id == 0 { Reference::Bytes(stored) } else { Reference::Number(stored.id) };
-        self.put_extra(key, extra, before, &message, qos, retain, via);
+        let flags = delivery_flags(qos, retain) | if via.is_some() { VIA } else { 0 };
+        self.put_extra(key, extra, before, &message, flags, |out| via.into_iter().for_each(|via| put_via(out, via)));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a delivery is, and where it belongs")]
-    pub(super) fn put_extra(
+    /// The same delivery again, as it is now.
+    pub(super) fn copy_extra(&mut self, record: &Record<'_>, received_now: bool) {
+        let Record::Extra { key, number, before, message, qos, retain, via, .. } = record else { return };
+        let flags = delivery_flags(*qos, *retain)
+            | if via.is_some() { VIA } else { 0 }
+            | if received_now { RECEIVED } else { 0 };
+        let put = |out: &mut Vec<u8>| via.iter().for_each(|via| put_via(out, &via.to_via()));
+        self.put_extra(*key, *number, *before, message, flags, put);
+    }
+
+    fn put_extra(
         &mut self,
         key: u64,
         extra: u64,
         before: u64,
         message: &Reference<'_>,
-        qos: QoS,
-        retain: bool,
-        via: Option<&Via>,
+        flags: u8,
+        put_via: impl FnOnce(&mut Vec<u8>),
     ) {
         self.frame(kind::EXTRA, |out| {
             number(out, key);
             number(out, extra & !EXTRA);
             number(out, before);
-            let bytes = if matches!(message, Reference::Bytes(_)) { WITH_BYTES } else { 0 };
-            out.push(delivery_flags(qos, retain) | if via.is_some() { VIA } else { 0 } | bytes);
-            if let Some(via) = via {
-                put_via(out, via);
-            }
+            out.push(flags | if matches!(message, Reference::Bytes(_)) { WITH_BYTES } else { 0 });
+            put_via(out);
             match message {
                 Reference::Number(id) => number(out, *id),
                 Reference::Bytes(stored) => {
@@ -384,12 +419,10 @@ impl Records {
         self.done = Some((start, key));
     }
 
-    #[expect(dead_code, reason = "what segments begin and end with, which the committer does not write yet")]
     pub(super) fn synced(&mut self) {
         self.frame(kind::SYNCED, |_| {});
     }
 
-    #[expect(dead_code, reason = "what segments begin and end with, which the committer does not write yet")]
     pub(super) fn opened(&mut self, previous: u32, end: u32, first: u32) {
         self.frame(kind::OPENED, |out| {
             number(out, previous.into());
@@ -398,21 +431,10 @@ impl Records {
         });
     }
 
-    #[expect(dead_code, reason = "what segments begin and end with, which the committer does not write yet")]
     pub(super) fn trimmed(&mut self, first: u32) {
         self.frame(kind::TRIMMED, |out| number(out, first.into()));
     }
 
-    #[expect(dead_code, reason = "what segments begin and end with, which the committer does not write yet")]
-    /// Takes over the frames of another, which is left empty.
-    pub(super) fn take_from(&mut self, other: &mut Records) {
-        self.bytes.extend_from_slice(&other.bytes);
-        self.count += other.count;
-        self.done = None;
-        other.clear();
-    }
-
-    #[expect(dead_code, reason = "what segments begin and end with, which the committer does not write yet")]
     pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         self.done = None;
         &mut self.bytes
@@ -448,6 +470,12 @@ fn text(out: &mut Vec<u8>, text: &str) {
     blob(out, text.as_bytes());
 }
 
+fn put_left(out: &mut Vec<u8>, left: Left) {
+    number(out, left.since);
+    number(out, left.expiry.into());
+    number(out, left.sent);
+}
+
 fn delivery_flags(qos: QoS, retain: bool) -> u8 {
     qos as u8 | if retain { RETAIN } else { 0 }
 }
@@ -461,13 +489,13 @@ fn put_via(out: &mut Vec<u8>, via: &Via) {
     text(out, via.share.as_deref().unwrap_or(""));
 }
 
-fn put_targets(out: &mut Vec<u8>, targets: &[Target]) {
+fn put_targets<'t>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = (&'t Target, bool)>) {
     number(out, targets.len() as u64);
     let mut before: Option<&Arc<Via>> = None;
-    for target in targets {
+    for (target, received) in targets {
         number(out, target.session);
         number(out, target.seq);
-        let flags = delivery_flags(target.qos, target.retain);
+        let flags = delivery_flags(target.qos, target.retain) | if received { RECEIVED } else { 0 };
         match &target.via {
             None => out.push(flags),
             Some(via) if before.is_some_and(|before| before == via) => out.push(flags | SAME_VIA),
@@ -498,302 +526,8 @@ fn message_head(out: &mut Vec<u8>, stored: &Stored<'_>, flags: u8) {
     number(out, stored.bytes.len() as u64);
 }
 
-/// The targets of a record, decoded one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Targets<'a> {
-    count: usize,
-    bytes: &'a [u8],
-}
-
-/// A target as it is read. What it came by is given once, and for the next as [`Way::Same`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadTarget<'a> {
-    pub session: u64,
-    pub seq: u64,
-    pub qos: QoS,
-    pub retain: bool,
-    pub way: Way<'a>,
-}
-
-/// How a message came to a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way<'a> {
-    Plain,
-    Via(ViaParts<'a>),
-    /// The same as the last that was given.
-    Same,
-}
-
-/// A [`Via`] as it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ViaParts<'a> {
-    count: usize,
-    identifiers: &'a [u8],
-    share: &'a str,
-}
-
-impl ViaParts<'_> {
-    pub fn to_via(self) -> Via {
-        let mut input = self.identifiers;
-        let identifiers = (0..self.count).filter_map(|_| read_number(&mut input)).map(|it| it as u32).collect();
-        Via { identifiers, share: (!self.share.is_empty()).then(|| self.share.into()) }
-    }
-}
-
-impl<'a> Targets<'a> {
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// They were checked when the record was decoded.
-    pub fn iter(&self) -> impl Iterator<Item = ReadTarget<'a>> {
-        let mut input = self.bytes;
-        (0..self.count).map_while(move |_| read_target(&mut input))
-    }
-
-    /// The same, with their ways as the broker keeps them.
-    pub fn targets(&self) -> impl Iterator<Item = Target> {
-        let mut last = None;
-        self.iter().map(move |target| {
-            let ReadTarget { session, seq, qos, retain, way } = target;
-            let via = match way {
-                Way::Plain => None,
-                Way::Same => last.clone(),
-                Way::Via(parts) => {
-                    last = Some(Arc::new(parts.to_via()));
-                    last.clone()
-                }
-            };
-            Target { session, seq, qos, retain, via }
-        })
-    }
-}
-
-/// The sequence numbers of a [`Record::Done`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seqs<'a>(&'a [u8]);
-
-impl Seqs<'_> {
-    pub fn iter(&self) -> impl Iterator<Item = u64> {
-        let mut input = self.0;
-        std::iter::from_fn(move || read_number(&mut input).map(|it| it.rotate_right(1)))
-    }
-}
-
-/// The record in a payload; `None` where it is none, whatever its checksum says.
-pub fn decode(payload: &[u8]) -> Option<Record<'_>> {
-    let (kind, mut rest) = payload.split_first().map(|(kind, rest)| (*kind, rest))?;
-    let input = &mut rest;
-    let record = match kind {
-        kind::SESSION => Record::Session {
-            key: read_number(input)?,
-            client_id: read_text(input)?,
-            expiry: read_u32(input)?,
-            window: u16::try_from(read_number(input)?).ok()?,
-            about: read_blob(input)?,
-        },
-        kind::AWAY => Record::Away {
-            key: read_number(input)?,
-            since: read_number(input)?,
-            expiry: read_u32(input)?,
-            sent: read_number(input)?,
-        },
-        kind::ENDED => Record::Ended { key: read_number(input)? },
-        kind::SUBSCRIBED => Record::Subscribed {
-            key: read_number(input)?,
-            filter: read_text(input)?,
-            subscription: read_subscription(input)?,
-        },
-        kind::UNSUBSCRIBED => Record::Unsubscribed { key: read_number(input)?, filter: read_text(input)? },
-        kind::PUBLISHED => read_published(input)?,
-        kind::QUEUED => Record::Queued { message: read_number(input)?, targets: read_targets(input)? },
-        kind::INBOUND => Record::Inbound { key: read_number(input)?, id: read_packet_id(input)? },
-        kind::RELEASED => Record::Released { key: read_number(input)?, id: read_packet_id(input)? },
-        kind::UNRETAINED => Record::Unretained { topic: read_text(input)?, id: read_number(input)? },
-        kind::EXTRA => read_extra(input)?,
-        kind::RECEIVED => Record::Received { key: read_number(input)?, seq: read_number(input)?.rotate_right(1) },
-        kind::DONE => Record::Done { key: read_number(input)?, seqs: read_seqs(input)? },
-        kind::SYNCED => Record::Synced,
-        kind::OPENED => Record::Opened { previous: read_u32(input)?, end: read_u32(input)?, first: read_u32(input)? },
-        kind::TRIMMED => Record::Trimmed { first: read_u32(input)? },
-        _ => return None,
-    };
-    rest.is_empty().then_some(record)
-}
-
-fn take<'a>(input: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = input.split_at_checked(length)?;
-    *input = rest;
-    Some(taken)
-}
-
-fn read_byte(input: &mut &[u8]) -> Option<u8> {
-    take(input, 1).map(|bytes| bytes[0])
-}
-
-fn read_number(input: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for (at, byte) in input.iter().enumerate().take(10) {
-        let bits = u64::from(byte & 0x7F);
-        if at == 9 && bits > 1 {
-            return None;
-        }
-        value |= bits << (7 * at);
-        if byte & 0x80 == 0 {
-            *input = &input[at + 1..];
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn read_u32(input: &mut &[u8]) -> Option<u32> {
-    u32::try_from(read_number(input)?).ok()
-}
-
-fn read_length(input: &mut &[u8]) -> Option<usize> {
-    let length = usize::try_from(read_number(input)?).ok()?;
-    // Whatever is counted takes a byte at least: a length is never more than what is there.
-    (length <= input.len()).then_some(length)
-}
-
-fn read_blob<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = read_length(input)?;
-    take(input, length)
-}
-
-fn read_text<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
-    std::str::from_utf8(read_blob(input)?).ok()
-}
-
-fn read_packet_id(input: &mut &[u8]) -> Option<PacketId> {
-    let bytes = take(input, 2)?;
-    PacketId::new(u16::from_le_bytes([bytes[0], bytes[1]]))
-}
-
-fn read_subscription(input: &mut &[u8]) -> Option<Subscription> {
-    let flags = read_byte(input)?;
-    let retain_handling = match flags >> 2 & 3 {
-        0 => RetainHandling::Send,
-        1 => RetainHandling::SendIfNew,
-        2 => RetainHandling::DoNotSend,
-        _ => return None,
-    };
-    let options = SubscriptionOptions {
-        qos: QoS::from_bits(flags & 3)?,
-        no_local: flags & 16 != 0,
-        retain_as_published: flags & 32 != 0,
-        retain_handling,
-    };
-    let identifier = read_u32(input)?;
-    Some(Subscription { options, identifier: (identifier != 0).then_some(identifier) })
-}
-
-fn read_via<'a>(input: &mut &'a [u8]) -> Option<ViaParts<'a>> {
-    let count = read_length(input)?;
-    let whole = *input;
-    for _ in 0..count {
-        read_u32(input)?;
-    }
-    let identifiers = &whole[..whole.len() - input.len()];
-    Some(ViaParts { count, identifiers, share: read_text(input)? })
-}
-
-fn read_target<'a>(input: &mut &'a [u8]) -> Option<ReadTarget<'a>> {
-    let (session, seq, flags) = (read_number(input)?, read_number(input)?, read_byte(input)?);
-    let way = match flags & (VIA | SAME_VIA) {
-        0 => Way::Plain,
-        VIA => Way::Via(read_via(input)?),
-        SAME_VIA => Way::Same,
-        _ => return None,
-    };
-    // The highest bit tells deliveries of the queue from others.
-    let seq = (seq & EXTRA == 0).then_some(seq)?;
-    Some(ReadTarget { session, seq, qos: QoS::from_bits(flags & 3)?, retain: flags & RETAIN != 0, way })
-}
-
-fn read_targets<'a>(input: &mut &'a [u8]) -> Option<Targets<'a>> {
-    let count = read_length(input)?;
-    let whole = *input;
-    let mut given = false;
-    for _ in 0..count {
-        match read_target(input)?.way {
-            Way::Via(_) => given = true,
-            Way::Same if !given => return None,
-            Way::Same | Way::Plain => {}
-        }
-    }
-    Some(Targets { count, bytes: &whole[..whole.len() - input.len()] })
-}
-
-fn read_seqs<'a>(input: &mut &'a [u8]) -> Option<Seqs<'a>> {
-    let seqs = Seqs(input);
-    while !input.is_empty() {
-        read_number(input)?;
-    }
-    Some(seqs)
-}
-
-/// What stands before a message's bytes.
-struct Head<'a> {
-    flags: u8,
-    stored: Stored<'a>,
-    length: usize,
-}
-
-impl<'a> Head<'a> {
-    /// With the bytes, which are all that is left.
-    fn with_bytes(self, input: &mut &'a [u8]) -> Option<Stored<'a>> {
-        let bytes = take(input, self.length)?;
-        let Stored { topic_length, properties_length, .. } = self.stored;
-        let fits = topic_length.checked_add(properties_length)? <= bytes.len();
-        std::str::from_utf8(bytes.get(..topic_length)?).ok()?;
-        fits.then_some(Stored { bytes, ..self.stored })
-    }
-}
-
-fn read_head<'a>(input: &mut &'a [u8]) -> Option<Head<'a>> {
-    let flags = read_byte(input)?;
-    let id = read_number(input)?;
-    let expires_at = if flags & EXPIRES == 0 { None } else { Some(read_number(input)?) };
-    let origin = if flags & ORIGIN == 0 {
-        None
-    } else {
-        let id = u128::from_le_bytes(take(input, 16)?.try_into().ok()?);
-        Some(StoredOrigin { id, received_at: read_number(input)?, client_id: read_text(input)? })
-    };
-    let (topic_length, properties_length) = (read_length(input)?, read_length(input)?);
-    let length = read_length(input)?;
-    let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & RETAIN != 0);
-    let stored = Stored { id, bytes: &[], topic_length, properties_length, qos, retain, expires_at, origin };
-    Some(Head { flags, stored, length })
-}
-
-fn read_published<'a>(input: &mut &'a [u8]) -> Option<Record<'a>> {
-    let head = read_head(input)?;
-    let inbound =
-        if head.flags & FROM_CLIENT == 0 { None } else { Some((read_number(input)?, read_packet_id(input)?)) };
-    let retained = head.flags & RETAINED != 0;
-    let targets = read_targets(input)?;
-    Some(Record::Published { message: head.with_bytes(input)?, inbound, retained, targets })
-}
-
-fn read_extra<'a>(input: &mut &'a [u8]) -> Option<Record<'a>> {
-    let (key, extra, before) = (read_number(input)?, read_number(input)?, read_number(input)?);
-    let flags = read_byte(input)?;
-    let via = if flags & VIA == 0 { None } else { Some(read_via(input)?) };
-    let message = if flags & WITH_BYTES == 0 {
-        Reference::Number(read_number(input)?)
-    } else {
-        Reference::Bytes(read_head(input)?.with_bytes(input)?)
-    };
-    let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & RETAIN != 0);
-    (extra & EXTRA == 0).then_some(Record::Extra { key, number: extra, before, message, qos, retain, via })
-}
+mod decode;
+pub use decode::{ReadTarget, Seqs, Targets, ViaParts, Way, decode};
 
 #[cfg(test)]
 mod tests;

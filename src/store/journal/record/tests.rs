@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
+use super::decode::read_number;
 use super::*;
+use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
+use crate::store::StoredOrigin;
 
 /// What can be told of a record, without its borrowed parts.
 fn frames(bytes: &[u8]) -> Vec<&[u8]> {
@@ -25,7 +28,7 @@ fn qos() -> impl Strategy<Value = QoS> {
 }
 
 fn via() -> impl Strategy<Value = Option<Arc<Via>>> {
-    let share = prop::option::of("[a-z$/]{1,12}".prop_map(|share| share.into_boxed_str()));
+    let share = prop::option::of("[a-z$/]{1,12}".prop_map(String::into_boxed_str));
     let via = (prop::collection::vec(1..268_435_455_u32, 0..4), share);
     prop::option::of(via.prop_map(|(identifiers, share)| Arc::new(Via { identifiers, share })))
 }
@@ -70,7 +73,7 @@ fn parts() -> impl Strategy<Value = Parts> {
     )
 }
 
-fn message(parts: &Parts) -> Message {
+fn message_of(parts: &Parts) -> Message {
     let bytes = [parts.topic.as_bytes(), &parts.properties, &parts.payload].concat();
     let origin = parts.origin.as_ref().map(|(id, client_id, received_at)| StoredOrigin {
         id: *id,
@@ -113,10 +116,17 @@ proptest! {
     ) {
         let mut records = Records::new();
         records.session(key, &client_id, expiry, window, &about);
-        prop_assert_eq!(only(&records), Record::Session { key, client_id: &client_id, expiry, window, about: &about });
+        prop_assert_eq!(only(&records), Record::Session { key, client_id: &client_id, expiry, window, about: &about, away: None });
+        let left = Left { since: number, expiry, sent: number / 2 };
+        records.clear();
+        records.put_session(key, &client_id, expiry, window, &about, Some(left));
+        prop_assert_eq!(
+            only(&records),
+            Record::Session { key, client_id: &client_id, expiry, window, about: &about, away: Some(left) }
+        );
         records.clear();
         records.away(key, number, expiry, number / 2);
-        prop_assert_eq!(only(&records), Record::Away { key, since: number, expiry, sent: number / 2 });
+        prop_assert_eq!(only(&records), Record::Away { key, left });
         records.clear();
         records.ended(key);
         prop_assert_eq!(only(&records), Record::Ended { key });
@@ -145,7 +155,7 @@ proptest! {
         parts in parts(), inbound in prop::option::of((any::<u64>(), packet_id())), retained: bool,
         targets in prop::collection::vec(target(), 0..8), number in 0..EXTRA, via in via(),
     ) {
-        let written = message(&parts);
+        let written = message_of(&Parts { id: parts.id.max(1), ..parts.clone() });
         let mut records = Records::new();
         records.published(&written, inbound, retained, &targets);
         let Record::Published { message, inbound: from, retained: kept, targets: read } = only(&records) else {
@@ -157,11 +167,16 @@ proptest! {
         records.clear();
         records.queued(&written, &targets);
         let Record::Queued { message, targets: read } = only(&records) else { panic!("another kind") };
-        prop_assert_eq!(message, parts.id);
+        prop_assert_eq!(message, parts.id.max(1));
         prop_assert_eq!(read.targets().collect::<Vec<_>>(), targets);
         records.clear();
+        let written = message_of(&parts);
         records.extra(1, number | EXTRA, 7, &written, QoS::AtLeastOnce, retained, via.as_deref());
-        let Record::Extra { key, number: at, before, message, qos, retain, via: read } = only(&records) else {
+        let record = only(&records);
+        let mut copied = Records::new();
+        copied.copy_extra(&record, true);
+        let Record::Extra { received: true, .. } = only(&copied) else { panic!("another delivery") };
+        let Record::Extra { key, number: at, before, message, qos, retain, via: read, received: false } = record else {
             panic!("another kind");
         };
         prop_assert_eq!((key, at, before, qos, retain), (1, number, 7, QoS::AtLeastOnce, retained));
@@ -201,7 +216,7 @@ proptest! {
         at: prop::sample::Index, bit in 0..8_u8,
     ) {
         let mut records = Records::new();
-        records.published(&message(&parts), None, true, &targets);
+        records.published(&message_of(&parts), None, true, &targets);
         let whole = records.bytes()[FRAME..].to_vec();
         prop_assert!(decode(&whole[..cut.index(whole.len())]).is_none(), "a part of a record is none");
         let mut changed = whole.clone();
@@ -218,7 +233,8 @@ fn a_way_that_refers_to_none_is_no_record() {
     let via = Some(Arc::new(Via { identifiers: vec![1], share: None }));
     let target = |seq| Target { session: 1, seq, qos: QoS::AtLeastOnce, retain: false, via: via.clone() };
     let mut records = Records::new();
-    records.put_queued(9, &[target(1), target(2)]);
+    let targets = [target(1), target(2)];
+    records.put_queued(9, targets.iter().map(|target| (target, false)));
     let mut payload = records.bytes()[FRAME..].to_vec();
     assert!(decode(&payload).is_some());
     // Kind, message, count, then session, seq, flags and the way of the first.

@@ -1,0 +1,171 @@
+//! The disk gives back something else than was written.
+
+use super::*;
+use crate::store::journal::disk::simulated::{Crash, Dice};
+use crate::store::journal::frame::{HEADER, end_of};
+
+/// A small journal, closed: a session, a message for it in the middle, and others around. Each event is a record.
+fn small() -> (Simulated, Vec<Event>) {
+    let target = |session, seq| super::super::Target {
+        session,
+        seq,
+        qos: crate::mqtt::QoS::ExactlyOnce,
+        retain: false,
+        via: None,
+    };
+    let events = vec![
+        Event::Session(1, 60),
+        Event::Session(2, 60),
+        Event::Published(model::message(1, "a", b"one"), None, true, vec![target(1, 1), target(2, 1)]),
+        Event::Published(model::message(2, "b", b"two"), None, false, vec![target(1, 2)]),
+        Event::Received(1, 1),
+        Event::Published(model::message(3, "c", b"three"), None, true, vec![target(2, 2)]),
+        Event::Queued(model::message(3, "c", b"three"), vec![target(1, 3)]),
+        Event::Done(2, 1),
+        Event::Away(2, 5, 60, 2),
+    ];
+    let disk = Simulated::default();
+    let mut steps = Steps::open(&disk);
+    for event in &events {
+        steps.append(std::slice::from_ref(event));
+    }
+    (disk.after(Crash::All, &mut Dice::new(1)), events)
+}
+
+const SEGMENT_FILE: &str = "0000000001.log";
+
+/// Where records begin and end, with the event that is in each; others are the journal's own.
+fn frames(bytes: &[u8]) -> Vec<(usize, usize, bool)> {
+    let mut frames = Vec::new();
+    let mut at = HEADER;
+    while let Some(end) = end_of(bytes, at) {
+        // Kinds from 14 on are the journal's own words.
+        frames.push((at, end, bytes[at + 8] < 14));
+        at = end;
+    }
+    frames
+}
+
+#[test]
+fn whichever_byte_is_changed_all_other_records_come_back_and_it_is_reported() {
+    let (disk, events) = small();
+    let bytes = disk.file(SEGMENT_FILE);
+    let frames = frames(&bytes);
+    let of_events: Vec<_> = frames.iter().filter(|frame| frame.2).collect();
+    assert_eq!(of_events.len(), events.len());
+    let end = frames.last().unwrap().1;
+    for at in 0..end {
+        for bit in [0, 7] {
+            let damaged = disk.after(Crash::Nothing, &mut Dice::new(1));
+            damaged.change(SEGMENT_FILE, |bytes| bytes[at] ^= 1 << bit);
+            let mut steps = Steps::open(&damaged);
+            let mut model = Model::default();
+            let lost = of_events.iter().position(|(from, to, _)| (*from..*to).contains(&at));
+            for (number, event) in events.iter().enumerate() {
+                if Some(number) == lost {
+                    continue;
+                }
+                // Without its message's bytes a delivery cannot be made.
+                if !(lost == Some(5) && number == 6) {
+                    model.apply(event);
+                }
+            }
+            if lost == Some(0) || lost == Some(1) {
+                model.sessions.remove(&(lost.unwrap() as u64 + 1));
+            }
+            let report = &steps.recovered.report;
+            assert_eq!(Model::of(&steps.recovered), model.restarted(), "byte {at}, bit {bit}: {report:#?}");
+            let last_word = (frames.last().unwrap().0..end).contains(&at);
+            if last_word {
+                assert!(report.torn.is_some(), "byte {at}: {report:#?}");
+            } else {
+                assert_eq!(report.damaged_places, 1, "byte {at}, bit {bit}: {report:#?}");
+                let saved = report.damage[0].saved.as_ref().unwrap();
+                let (from, to) = (report.damage[0].offset as usize, damaged.file(saved).len());
+                assert!((from..from + to).contains(&at), "{report:#?}");
+            }
+            // What is left goes into another segment, and the damage is gone with the old one.
+            steps.append(&[Event::Away(1, 9, 60, 0)]);
+            model.apply(&Event::Away(1, 9, 60, 0));
+            let again = Steps::open(&damaged.after(Crash::Nothing, &mut Dice::new(1))).recovered;
+            assert_eq!(Model::of(&again), model.restarted(), "byte {at}, bit {bit}");
+            assert!(!again.report.is_damaged(), "byte {at}, bit {bit}: {:#?}", again.report);
+        }
+    }
+}
+
+#[test]
+fn a_missing_segment_is_reported_and_the_others_are_served() {
+    let disk = Simulated::default();
+    let mut steps = Steps::open_sized(&disk, 1 << 20, SEGMENT);
+    let mut history = History::new(3, 100);
+    for _ in 0..60 {
+        let events: Vec<_> = (0..5).map(|_| history.next()).collect();
+        steps.append(&events);
+    }
+    let segments: Vec<_> = disk.names().into_iter().filter(|name| name.starts_with("00000")).collect();
+    assert!(segments.len() > 4);
+    disk.delete(&segments[2]);
+    let recovered = Steps::open_sized(&disk, 1 << 20, SEGMENT).recovered;
+    assert_eq!(recovered.report.missing_segments, [3], "{:#?}", recovered.report);
+    assert!(recovered.report.summary.iter().any(|line| line.contains("missing")));
+    assert!(!recovered.sessions.is_empty());
+}
+
+#[test]
+fn a_segment_of_another_journal_and_a_file_of_somebody_else_are_told_apart() {
+    let (disk, events) = small();
+    let mut model = Model::default();
+    for event in &events {
+        model.apply(event);
+    }
+    let (other, _) = small();
+    let mut foreign = other.file(SEGMENT_FILE);
+    foreign.truncate(1000);
+    disk.add("0000000002.log", &foreign);
+    disk.add("notes.txt", b"mine");
+    let recovered = Steps::open(&disk).recovered;
+    assert_eq!(Model::of(&recovered), model.restarted());
+    assert_eq!(recovered.report.foreign, ["notes.txt"]);
+    assert!(recovered.report.is_damaged(), "{:#?}", recovered.report);
+    assert!(disk.names().contains(&"notes.txt".to_owned()), "it is left alone");
+}
+
+#[test]
+fn without_the_file_format_or_with_a_damaged_one_the_segments_say_what_is_needed() {
+    for bytes in [None, Some(&b"{\"format\":1}"[..]), Some(b"\0\0\0")] {
+        let (disk, events) = small();
+        let mut model = Model::default();
+        for event in &events {
+            model.apply(event);
+        }
+        disk.delete("format");
+        if let Some(bytes) = bytes {
+            disk.add("format", bytes);
+        }
+        assert_eq!(Model::of(&Steps::open(&disk).recovered), model.restarted());
+    }
+}
+
+#[test]
+fn a_hole_where_records_were_is_damage_and_one_at_the_end_is_not() {
+    let (disk, _) = small();
+    let frames = frames(&disk.file(SEGMENT_FILE));
+    let (from, to) = (frames[5].0, frames[8].1);
+    disk.change(SEGMENT_FILE, |bytes| bytes[from..to].fill(0));
+    let report = Steps::open(&disk).recovered.report;
+    assert_eq!((report.damaged_places, report.damaged_bytes), (1, (to - from) as u64), "{report:#?}");
+    assert!(report.damage[0].what.contains("hole"));
+    let (disk, _) = small();
+    let from = frames[frames.len() - 2].0;
+    disk.change(SEGMENT_FILE, |bytes| bytes[from..].fill(0));
+    assert!(!Steps::open(&disk).recovered.report.is_damaged());
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let (mut disk, _) = small();
+    disk.add("format", b"{\"format\":2,\"salt\":\"00\"}");
+    let refused = recover(&mut disk, SIZE, SEGMENT).unwrap_err().to_string();
+    assert_eq!(refused, "its format is 2, and this version reads up to 1");
+}
