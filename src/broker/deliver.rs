@@ -128,7 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return self.is_over(Some(delivery));
         }
         let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.session.inflight.begin(delivery.clone()));
-        self.write_delivery(delivery, packet_id, false, alias);
+        let dup = packet_id.is_some() && self.session.inflight.is_perhaps_sent(delivery.seq);
+        self.write_delivery(delivery, packet_id, dup, alias);
         self.turn.sent[delivery.qos as usize] += 1;
     }
 

@@ -136,6 +136,9 @@ impl Shared {
         restored.subscriptions += session.subscriptions.len();
         restored.queued += session.queue.len();
         let (mut inflight, waiting) = deliveries(session.away.as_ref(), session.window, session.queue, session.extras);
+        if session.away.is_none() {
+            inflight.was_perhaps_sent(session.next_seq.saturating_sub(1));
+        }
         inflight.go_on_with_extra(session.next_extra);
         mailbox.restore(waiting.into_iter(), session.next_seq.saturating_sub(1));
         let stored = StoredSession {
@@ -158,7 +161,9 @@ impl Shared {
 }
 
 /// What is sent again, and what waits behind it. Of what a client was being sent when the broker ended nobody knows how far
-/// it came: the first of the queue may have been sent, as many as the client accepts at a time, and are sent with DUP.
+/// it came: as many as the client accepts at a time are taken to be on their way, and all up to the last that it is known to
+/// have. What the client had acknowledged and was not written down yet is among the first of them, so that more may have
+/// been sent than that; [`Inflight::was_perhaps_sent`] sees to those.
 fn deliveries(
     away: Option<&Away>,
     window: u16,
@@ -167,13 +172,15 @@ fn deliveries(
 ) -> (Inflight, Vec<Delivery>) {
     let (mut inflight, mut waiting) = (Inflight::default(), Vec::new());
     let mut extras = extras.into_iter().peekable();
+    // Nothing that a client has said PUBREC for may be published to it again.
+    let had = queue.iter().rposition(|outstanding| outstanding.received).map_or(0, |last| last + 1);
     for (at, outstanding) in queue.into_iter().enumerate() {
         let Outstanding { seq, mut delivery, received } = outstanding;
         delivery.seq = seq;
         while let Some(extra) = extras.next_if(|extra| extra.before <= seq) {
             inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received);
         }
-        let may_be_sent = away.map_or(at < usize::from(window), |away| seq <= away.sent_seq) || received;
+        let may_be_sent = away.map_or(at < usize::from(window), |away| seq <= away.sent_seq) || at < had;
         if may_be_sent && waiting.is_empty() && seq < inflight.end() {
             inflight.restore(delivery, received);
         } else {
@@ -182,4 +189,37 @@ fn deliveries(
     }
     extras.for_each(|extra| inflight.restore_extra(extra.number, extra.before, extra.delivery, extra.received));
     (inflight, waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::packet::{Publish, QoS};
+    use crate::store::Message;
+
+    fn outstanding(seq: u64, received: bool) -> Outstanding {
+        let qos = QoS::ExactlyOnce;
+        let properties = Default::default();
+        let publish = Publish { dup: false, qos, retain: false, topic: "t", packet_id: None, properties, payload: b"" };
+        let message = Arc::new(Message::new(&publish, "t", 0, None));
+        Outstanding { seq, delivery: Delivery::new(message, qos, false, None), received }
+    }
+
+    /// Of eight, the client had four at a time; that it was done with the first two had not been written down.
+    #[test]
+    fn what_the_client_is_known_to_have_is_never_published_again() {
+        let queue = (1..9).map(|seq| outstanding(seq, seq == 6)).collect();
+        let (inflight, waiting) = deliveries(None, 4, queue, Vec::new());
+        let again: Vec<_> = inflight.iter().map(|(id, sent)| (id.get(), sent.received)).collect();
+        assert_eq!(again, [(1, false), (2, false), (3, false), (4, false), (5, false), (6, true)]);
+        assert_eq!(waiting.iter().map(|delivery| delivery.seq).collect::<Vec<_>>(), [7, 8]);
+    }
+
+    #[test]
+    fn of_a_client_that_went_away_it_is_known_what_was_sent() {
+        let away = Away { since: 0, sent_seq: 2 };
+        let (inflight, waiting) =
+            deliveries(Some(&away), 4, (1..5).map(|seq| outstanding(seq, false)).collect(), Vec::new());
+        assert_eq!((inflight.len(), waiting.len()), (2, 2));
+    }
 }

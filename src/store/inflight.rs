@@ -23,6 +23,8 @@ pub struct Inflight {
     /// The place of the last delivery that left the queue, and how many came from elsewhere.
     last_queued: u64,
     extras: u64,
+    /// Deliveries up to this place may have left before the broker was started.
+    perhaps_sent: u64,
 }
 
 /// Deliveries by place; those between the oldest and the newest that are over leave holes.
@@ -93,6 +95,17 @@ impl Inflight {
         delivery.seq = number | EXTRA;
         self.extra.get_or_insert_default().put(number, Sent { delivery, received: false, after: self.last_queued });
         (extra_id(number), number | EXTRA)
+    }
+
+    /// What waits up to this place may have been sent before the broker was started. How much of it was cannot be told from
+    /// the client's window: what the client had acknowledged may not have been written down yet.
+    pub fn was_perhaps_sent(&mut self, place: u64) {
+        self.perhaps_sent = place;
+    }
+
+    /// Whether a delivery of the queue may be one that the client has seen.
+    pub fn is_perhaps_sent(&self, seq: u64) -> bool {
+        seq <= self.perhaps_sent
     }
 
     /// Takes back a delivery of the queue that may have been sent before the broker was started.
@@ -291,6 +304,14 @@ mod tests {
             assert!(inflight.finish(ids[at]).is_none(), "a second acknowledgement finds nothing");
         }
         assert_eq!((inflight.len(), inflight.room(5)), (0, 5));
+    }
+
+    #[test]
+    fn what_was_perhaps_sent_before_a_start_ends_at_a_place() {
+        let mut inflight = Inflight::default();
+        assert!(!inflight.is_perhaps_sent(1));
+        inflight.was_perhaps_sent(7);
+        assert!(inflight.is_perhaps_sent(7) && !inflight.is_perhaps_sent(8) && !inflight.is_perhaps_sent(EXTRA));
     }
 
     #[test]
