@@ -14,6 +14,7 @@ mod backpressure;
 mod bench;
 mod bridge;
 mod client;
+mod crash;
 mod docs;
 mod drain;
 mod fuzz;
