@@ -40,6 +40,10 @@ pub(super) struct Decider {
     /// The first bytes of every topic that the rule is about, and which of them count: most rules need no longer look.
     head: u64,
     mask: u64,
+    /// The last eight bytes of what all these topics begin with, and where they stand, if that is longer: rules of a kind
+    /// often begin alike and differ there.
+    end: u64,
+    end_at: u32,
     pub kind: Kind,
     pub filter: Filter,
     /// The rule is about this very filter, and about no topic.
@@ -233,15 +237,26 @@ impl Decider {
             filter.beginning().bytes().take(8).enumerate().fold((0, 0), |(head, mask), (index, byte)| {
                 (head | u64::from(byte) << (8 * index), mask | 0xff_u64 << (8 * index))
             });
-        Self { head, mask, kind, filter, exact }
+        let beginning = filter.beginning();
+        let end = beginning.as_bytes().last_chunk::<8>().filter(|_| beginning.len() > 8);
+        let (end, end_at) = end.map_or((0, 0), |end| (u64::from_le_bytes(*end), beginning.len() as u32 - 8));
+        Self { head, mask, end, end_at, kind, filter, exact }
     }
 
     /// Whether the rule decides about a publication; `head` is that of the topic.
     fn decides_publication(&self, head: u64, topic: &str, qos: QoS, retain: bool) -> bool {
         head & self.mask == self.head
+            && self.has_end(topic)
             && self.kind.concerns_qos(qos)
             && self.kind.concerns_retain(retain)
             && self.has_topic(topic)
+    }
+
+    /// Whether the topic has the eight bytes where they have to be.
+    fn has_end(&self, topic: &str) -> bool {
+        let rest = topic.as_bytes().get(self.end_at as usize..);
+        let found = || rest.and_then(|rest| rest.first_chunk::<8>()).map(|end| u64::from_le_bytes(*end));
+        self.end_at == 0 || found() == Some(self.end)
     }
 
     fn decision(&self) -> Decision {

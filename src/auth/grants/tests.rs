@@ -155,3 +155,36 @@ proptest! {
         }
     }
 }
+
+/// Level by level, as the specification has it.
+fn is_in(topic: &str, filter: &str) -> bool {
+    let (names, mut levels) = (topic.split('/').collect::<Vec<_>>(), filter.split('/').collect::<Vec<_>>());
+    let open = levels.last() == Some(&"#");
+    if open {
+        levels.pop();
+    }
+    let lengths = if open { names.len() >= levels.len() } else { names.len() == levels.len() };
+    lengths && levels.iter().zip(&names).all(|(level, name)| level == &"+" || level == name)
+}
+
+#[test]
+fn rules_that_begin_alike_for_long_are_told_apart() {
+    let topics = texts(&["sensors", "floor", "room1", "room12", "ä"], 4);
+    let filters: Vec<String> = texts(&["sensors", "floor", "room1", "room12", "+", "#"], 4);
+    let filters = filters.into_iter().filter(|text| Filter::parse(text).is_ok());
+    let rule = |topic: String| Rule {
+        permission: Permission::Allow,
+        action: Action::Publish,
+        topic,
+        qos: None,
+        retain: None,
+        share: None,
+    };
+    for filter in filters {
+        let grants = grants(&[rule(filter.clone())], "c");
+        for topic in &topics {
+            let allowed = grants.may_publish(topic, QoS::AtMostOnce, false);
+            assert_eq!(allowed, is_in(topic, &filter), "{filter:?}: {topic:?}");
+        }
+    }
+}
