@@ -4,6 +4,7 @@
 //! holds places instead of bytes: of a delivery waiting on disk it costs 24 bytes, of a message 48. It answers what a
 //! segment still holds ([`Index::copy`]), so that the oldest can be copied to the end and removed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::store::Via;
 mod session;
 
 use session::Flags;
-pub use session::{Entry, Extra, Held, Session};
+pub use session::{Extra, Held, Session, Waiting};
 
 /// Messages without a delivery that are remembered for a while, because one session may hand a message to another.
 const LINGER: usize = 16 * 1024;
@@ -167,7 +168,7 @@ impl Index {
             + self.messages.capacity() * (16 + MAP)
             + self.sessions.capacity() * (size_of::<Session>() + 8 + MAP)
             // Deliveries are most of what refers to messages; their queues grow by doubling.
-            + self.messages.len() * (size_of::<Entry>() * 3 / 2)
+            + self.messages.len() * (size_of::<Waiting>() * 3 / 2)
             + self.retained.capacity() * (32 + MAP)
             + (self.lingering.capacity() + self.ended_order.capacity() * 2) * 8
     }
@@ -240,13 +241,11 @@ impl Index {
     /// The session, unless it has ended. One that nobody has spoken of is made: its own record may come later.
     fn known(&mut self, key: u64) -> Option<&mut Session> {
         self.last_session = self.last_session.max(key);
-        if self.sessions.contains_key(&key) {
-            return self.sessions.get_mut(&key);
+        match self.sessions.entry(key) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(_) if self.ended.contains(&key) => None,
+            Entry::Vacant(unknown) => Some(unknown.insert(Session::default())),
         }
-        if self.ended.contains(&key) {
-            return None;
-        }
-        Some(self.sessions.entry(key).or_default())
     }
 
     fn session(&mut self, key: u64, away: Option<Left>, place: Place) {
@@ -458,32 +457,30 @@ impl Index {
         let ReadTarget { session: key, seq, qos, retain, mut received, .. } = *target;
         let Some(session) = self.known(key) else { return };
         session.last_seq = session.last_seq.max(seq);
-        if let Some(over) = session.take_early(seq) {
-            received = true;
-            self.owed.push(Owed::Delivery { key, seq, over });
-            if over {
-                return;
-            }
-        }
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let flags = Flags { qos, retain, received, apart };
-        let entry = Entry { seq, via, slot, flags };
+        let early = session.take_early(seq);
+        received |= early.is_some();
+        let mut new = false;
         match session.at(seq) {
-            Ok(at) => {
-                let known = &mut session.queue[at];
-                if known.slot != NO_SLOT {
-                    // A copy. What was received stays so.
-                    known.flags.received |= received;
+            _ if early == Some(true) => {}
+            // A copy. What was received stays so.
+            Ok(at) => session.queue[at].flags.received |= received,
+            Err(at) => {
+                new = true;
+                let waiting = Waiting { seq, via, slot, flags: Flags { qos, retain, received, apart } };
+                if at == session.queue.len() {
+                    session.queue.push_back(waiting);
+                } else {
+                    session.queue.insert(at, waiting);
                 }
-                return;
             }
-            Err(at) if at == session.queue.len() => session.queue.push_back(entry),
-            Err(at) => session.queue.insert(at, entry),
         }
-        if apart {
-            self.live += APART;
+        if let Some(over) = early {
+            self.owed.push(Owed::Delivery { key, seq, over });
         }
-        self.hold(slot);
+        if new {
+            self.hold(slot);
+            self.live += if apart { APART } else { 0 };
+        }
     }
 
     fn add_extra(&mut self, record: &Record<'_>, place: Place) {
@@ -514,7 +511,7 @@ impl Index {
         self.live += APART;
         let flags = Flags { qos, retain, received, apart: true };
         let via = via.map(|via| Arc::new(via.to_via()));
-        let extra = Extra { number, before, entry: Entry { seq: number | EXTRA, via, slot, flags } };
+        let extra = Extra { number, before, entry: Waiting { seq: number | EXTRA, via, slot, flags } };
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let extras = &mut session.rare.get_or_insert_default().extras;
         let at = extras.partition_point(|other| other.number < number);

@@ -42,7 +42,7 @@ impl Steps {
         let mut tries = 0;
         while let Err(stopped) = self.writer.write() {
             tries += 1;
-            if tries > 3 || matches!(stopped, Stopped::Failed(_)) {
+            if tries > 100 || matches!(stopped, Stopped::Failed(_)) {
                 return Err(stopped);
             }
             self.writer.tend(true);

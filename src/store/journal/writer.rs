@@ -123,6 +123,10 @@ pub struct Writer<D> {
     removable: Vec<u32>,
     /// Why there is no next segment.
     refused: Option<io::Error>,
+    /// It is the disk that has refused.
+    by_disk: bool,
+    /// Nothing can be written before there is one.
+    starved: bool,
 }
 
 impl<D: Disk> Writer<D> {
@@ -149,6 +153,8 @@ impl<D: Disk> Writer<D> {
             window: Vec::new(),
             removable: Vec::new(),
             refused: None,
+            by_disk: false,
+            starved: false,
         }
     }
 
@@ -303,7 +309,11 @@ impl<D: Disk> Writer<D> {
                 self.begin(number, needed);
                 return Err(Stopped::Waiting);
             }
-            Ahead::Making { .. } | Ahead::None => return Err(Stopped::Waiting),
+            Ahead::Making { .. } => return Err(Stopped::Waiting),
+            Ahead::None => {
+                self.starved = true;
+                return Err(Stopped::Waiting);
+            }
         };
         if self.current.is_some() {
             self.sync()?;
@@ -341,21 +351,25 @@ impl<D: Disk> Writer<D> {
             match self.disk.begun() {
                 Some(Ok(())) => {
                     self.ahead = Ahead::Ready { number, length };
-                    self.refused = None;
+                    (self.refused, self.by_disk) = (None, false);
                 }
                 Some(Err(failed)) => {
                     self.ahead = Ahead::None;
                     self.next = number;
                     self.refused = Some(io::Error::new(failed.kind(), failed.to_string()));
+                    self.by_disk = true;
                     error = Some(failed);
                 }
                 None => {}
             }
         }
-        if self.ahead == Ahead::None && (retry || self.refused.is_none()) && error.is_none() {
+        let may_try = retry || self.refused.is_none() || self.starved && !self.by_disk;
+        if self.ahead == Ahead::None && may_try && error.is_none() {
             let needed = fitting_first(&self.out.bytes()[self.written..]) + HEADER as u64 + OPENING;
             let length = self.segment.max(needed);
-            if self.total() + length <= self.size {
+            // What makes room (acknowledgements, and copies) must have some, even above the limit.
+            if self.total() + length <= self.size || self.starved {
+                self.starved = false;
                 self.begin(self.next, length);
             } else if self.refused.is_none() {
                 let text = format!("the journal has all of the {} bytes that it may take", self.size);
@@ -396,6 +410,9 @@ impl<D: Disk> Writer<D> {
 
     /// Whether copying the oldest segment would end: there must be room for what it still holds.
     fn has_room_for(&self, old: Old) -> bool {
+        if !self.by_disk {
+            return true;
+        }
         let room = self.current.as_ref().map_or(0, |current| current.length - current.at)
             + match self.ahead {
                 Ahead::None => 0,

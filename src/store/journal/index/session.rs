@@ -10,7 +10,7 @@ use crate::store::journal::record::EXTRA;
 
 /// A delivery of a queue.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct Waiting {
     pub seq: u64,
     pub(super) via: Option<Arc<Via>>,
     /// [`NO_SLOT`]: it is over.
@@ -38,7 +38,7 @@ pub struct Held {
     pub via: Option<Arc<Via>>,
 }
 
-impl Entry {
+impl Waiting {
     pub fn held(&self) -> Held {
         let Flags { qos, retain, received, .. } = self.flags;
         Held { slot: self.slot, qos, retain, received, via: self.via.clone() }
@@ -50,7 +50,7 @@ impl Entry {
 pub struct Extra {
     pub number: u64,
     pub before: u64,
-    pub(super) entry: Entry,
+    pub(super) entry: Waiting,
 }
 
 impl Extra {
@@ -79,7 +79,7 @@ pub struct Session {
     /// Sorted.
     pub(super) inbound: Vec<PacketId>,
     /// Sorted by sequence number.
-    pub(super) queue: VecDeque<Entry>,
+    pub(super) queue: VecDeque<Waiting>,
     pub(super) over: u32,
     pub last_seq: u64,
     pub last_extra: u64,
@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// The deliveries of the queue that are not over, in their order.
-    pub fn queue(&self) -> impl Iterator<Item = &Entry> {
+    pub fn queue(&self) -> impl Iterator<Item = &Waiting> {
         self.queue.iter().filter(|entry| entry.slot != NO_SLOT)
     }
 
@@ -115,7 +115,7 @@ impl Session {
         self.queue.binary_search_by_key(&seq, |entry| entry.seq)
     }
 
-    pub(super) fn find(&self, seq: u64) -> Option<&Entry> {
+    pub(super) fn find(&self, seq: u64) -> Option<&Waiting> {
         self.at(seq).ok().map(|at| &self.queue[at]).filter(|entry| entry.slot != NO_SLOT)
     }
 

@@ -161,9 +161,7 @@ fn a_full_disk_is_noticed_before_anything_fails_and_forgotten_when_there_is_room
     let mut seq = 0;
     let mut publish = |steps: &mut Steps, model: &mut Model| {
         seq += 1;
-        let target =
-            super::super::Target { session: 1, seq, qos: crate::mqtt::QoS::AtLeastOnce, retain: false, via: None };
-        let event = Event::Published(model::message(seq, "t", &[1; 100]), None, false, vec![target]);
+        let event = published(seq);
         model.apply(&event);
         steps.append(&[event]);
         seq
@@ -187,4 +185,40 @@ fn a_full_disk_is_noticed_before_anything_fails_and_forgotten_when_there_is_room
     }
     assert_eq!(steps.health(), Health::Good, "room was made by what is over");
     assert_eq!(Model::of(&Steps::open(&disk.after(Crash::Nothing, &mut Dice::new(1))).recovered), model.restarted());
+}
+
+#[test]
+fn a_journal_that_holds_more_than_it_may_is_full_until_enough_is_over() {
+    let disk = Simulated::default();
+    let mut steps = Steps::open_sized(&disk, SIZE, SEGMENT);
+    let mut model = Model::default();
+    model.apply(&Event::Session(1, 60));
+    steps.append(&[Event::Session(1, 60)]);
+    for seq in 1..=100 {
+        let event = published(seq);
+        model.apply(&event);
+        steps.append(&[event]);
+    }
+    // A start with a smaller size, again and again: each leaves a segment that is hardly used.
+    let smaller = SIZE / 8;
+    for done in 1..=10 {
+        let mut steps = Steps::open_sized(&disk, smaller, SEGMENT / 2);
+        assert_eq!(Model::of(&steps.recovered), model.restarted());
+        assert_eq!(steps.health(), Health::Full);
+        model.apply(&Event::Done(1, done));
+        steps.append(&[Event::Done(1, done)]);
+    }
+    let mut steps = Steps::open_sized(&disk, smaller, SEGMENT / 2);
+    for done in 11..=100 {
+        model.apply(&Event::Done(1, done));
+        steps.append(&[Event::Done(1, done)]);
+    }
+    assert_eq!(steps.health(), Health::Good);
+    assert!(steps.writer.total() <= smaller, "{} bytes", steps.writer.total());
+    assert_eq!(Model::of(&Steps::open(&disk).recovered), model.restarted());
+}
+
+fn published(seq: u64) -> Event {
+    let target = super::super::Target { session: 1, seq, qos: crate::mqtt::QoS::AtLeastOnce, retain: false, via: None };
+    Event::Published(model::message(seq, "t", &[1; 100]), None, false, vec![target])
 }

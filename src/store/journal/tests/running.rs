@@ -7,6 +7,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
 use crate::mqtt::QoS;
+use crate::store::journal::commit::{self, Shared};
+use crate::store::journal::disk::simulated::{Crash, Dice};
 use crate::store::journal::{Durability, Journal, OpenError, Settings, Target, open};
 
 fn settings(directory: &Path, durability: Durability) -> Settings {
@@ -167,4 +169,98 @@ fn a_waker_is_woken_once_for_a_position_and_at_once_for_one_that_is_durable() {
     assert_eq!(count.0.load(Ordering::SeqCst), 1);
     journal.wake_at(position, &waker);
     assert_eq!(count.0.load(Ordering::SeqCst), 2, "what is durable wakes at once");
+}
+
+/// The thread with a disk that a test can break.
+struct Threaded {
+    shared: Arc<Shared>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Threaded {
+    fn start(disk: &Simulated, durability: Durability) -> Self {
+        let (_, start) = recover(&mut disk.clone(), SIZE, SEGMENT).unwrap();
+        let writer = Writer::new(disk.clone(), start);
+        let shared = Arc::new(Shared::new());
+        let of_thread = shared.clone();
+        let thread = std::thread::spawn(move || commit::run(&of_thread, writer, durability));
+        Self { shared, thread: Some(thread) }
+    }
+
+    fn append(&self, event: &Event, lazily: bool) -> u64 {
+        let mut records = Records::new();
+        event.record(&mut records);
+        self.shared.append(records.bytes(), records.count(), lazily)
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, mut holds: impl FnMut(&Shared) -> bool) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+        while !holds(&self.shared) {
+            assert!(std::time::Instant::now() < deadline, "{what}: {:?}", self.shared.stats());
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Threaded {
+    fn drop(&mut self) {
+        self.shared.ask_to_end();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_fails_is_said_and_when_it_works_again_everything_is_written() {
+    for (kind, health) in [
+        (std::io::ErrorKind::StorageFull, Health::Full),
+        (std::io::ErrorKind::ReadOnlyFilesystem, Health::Failing),
+        (std::io::ErrorKind::Other, Health::Failing),
+    ] {
+        for durability in [Durability::Fsync, Durability::Async] {
+            let disk = Simulated::default();
+            let threaded = Threaded::start(&disk, durability);
+            let first = threaded.append(&Event::Session(1, 60), false);
+            threaded.until("the first is durable", |shared| shared.durable() >= first);
+            disk.fail(Some(kind));
+            let second = threaded.append(&Event::Session(2, 60), false);
+            threaded.until("the failure is said", |shared| shared.health() == health);
+            assert_eq!(threaded.shared.durable(), first, "nothing is durable that is not written");
+            let third = threaded.append(&Event::Session(3, 60), true);
+            assert!(threaded.shared.stats().last_error.is_some());
+            disk.fail(None);
+            threaded.until("it is good again", |shared| shared.health() == Health::Good && shared.durable() >= third);
+            assert!(second < third);
+            drop(threaded);
+            let recovered = Steps::open(&disk).recovered;
+            assert_eq!(recovered.sessions.iter().map(|session| session.key).collect::<Vec<_>>(), [1, 2, 3]);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_asynchronously_is_synced_soon_and_by_itself() {
+    let disk = Simulated::default();
+    let threaded = Threaded::start(&disk, Durability::Async);
+    let position = threaded.append(&Event::Session(1, 60), false);
+    threaded.until("it is written", |shared| shared.durable() >= position);
+    threaded.until("it is synced", |shared| shared.stats().syncs > 0);
+    let kept = disk.after(Crash::Nothing, &mut Dice::new(1));
+    assert_eq!(Steps::open(&kept).recovered.sessions.len(), 1);
+}
+
+#[test]
+fn what_nobody_waits_for_goes_with_what_somebody_waits_for_or_by_itself() {
+    let disk = Simulated::default();
+    let threaded = Threaded::start(&disk, Durability::Fsync);
+    let lazily = threaded.append(&Event::Session(1, 60), true);
+    threaded.until("it goes by itself", |shared| shared.durable() >= lazily);
+    let before = threaded.shared.stats().commits;
+    threaded.append(&Event::Session(2, 60), true);
+    let urgent = threaded.append(&Event::Session(3, 60), false);
+    threaded.until("both are durable", |shared| shared.durable() >= urgent);
+    threaded.shared.ask_to_end();
+    threaded.until("the thread has ended", |shared| shared.wait_for_end(std::time::Duration::ZERO));
+    assert!(threaded.shared.stats().commits <= before + 2);
+    assert_eq!(Steps::open(&disk).recovered.sessions.len(), 3);
 }
