@@ -1,8 +1,8 @@
-//! Sessions, queues and retained messages behind one narrow interface; in memory for now.
+//! Sessions, queues and retained messages in memory, and the [`journal`] that they are made from again.
 //!
 //! Promises: what is stored here owns its bytes, so nothing kept pins a read buffer; a queue never grows past its
-//! limits in silence; what is held is on the account in [`memory`]. Pure data structures: the time is an argument. May
-//! name `mqtt`.
+//! limits in silence; what is held is on the account in [`memory`]. Data structures without I/O, but for the journal: the
+//! time is an argument. May name `mqtt`.
 
 pub mod inbound;
 pub mod inflight;

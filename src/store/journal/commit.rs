@@ -1,6 +1,7 @@
 //! The thread that writes: it takes what has gathered, writes and syncs it, and wakes who waits for it.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -40,6 +41,8 @@ pub struct Shared {
     waiters: Mutex<HashMap<usize, Waiter>>,
     health: AtomicU8,
     pub messages: AtomicU64,
+    /// Bytes that the journal may take.
+    pub size: AtomicU64,
     stats: Mutex<Stats>,
 }
 
@@ -75,7 +78,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub fn new() -> Self {
+    pub fn new(size: u64) -> Self {
         Self {
             pending: Mutex::default(),
             more: Condvar::new(),
@@ -84,6 +87,7 @@ impl Shared {
             waiters: Mutex::default(),
             health: AtomicU8::new(Health::Good as u8),
             messages: AtomicU64::new(0),
+            size: AtomicU64::new(size),
             stats: Mutex::default(),
         }
     }
@@ -232,6 +236,18 @@ struct Tallies {
 
 /// Writes until the journal is closed.
 pub fn run<D: Disk>(shared: &Shared, writer: Writer<D>, durability: Durability) {
+    let written = std::panic::catch_unwind(AssertUnwindSafe(|| write_all(shared, writer, durability)));
+    if written.is_err() {
+        // A fault of ours. Nothing is acknowledged any more that is not kept.
+        tracing::error!("the journal's thread has failed: nothing more is kept until the process is started again");
+        shared.health.store(Health::Failing as u8, Ordering::Relaxed);
+    }
+    // The directory is free before anybody hears that the journal is closed.
+    lock(&shared.pending).ended = true;
+    shared.ended.notify_all();
+}
+
+fn write_all<D: Disk>(shared: &Shared, writer: Writer<D>, durability: Durability) {
     let mut commit = Commit {
         shared,
         writer,
@@ -254,10 +270,6 @@ pub fn run<D: Disk>(shared: &Shared, writer: Writer<D>, durability: Durability) 
         commit.cycle();
     }
     commit.end();
-    // The directory is free before anybody hears that the journal is closed.
-    drop(commit);
-    lock(&shared.pending).ended = true;
-    shared.ended.notify_all();
 }
 
 impl<D: Disk> Commit<'_, D> {
@@ -386,6 +398,7 @@ impl<D: Disk> Commit<'_, D> {
     /// Sees to it that there is a next segment, and says how the journal is.
     fn tend(&mut self) {
         let retry = self.again.is_some_and(|at| Instant::now() >= at);
+        self.writer.set_size(self.shared.size.load(Ordering::Relaxed));
         let (of_segments, error) = self.writer.tend(retry);
         let health = self.failed.unwrap_or(of_segments);
         match error {

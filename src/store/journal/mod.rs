@@ -60,7 +60,7 @@ pub enum Durability {
 pub struct Settings {
     pub directory: PathBuf,
     pub durability: Durability,
-    /// Bytes on disk.
+    /// Bytes that it may take on disk. What makes room, when it is full, may take two segments more.
     pub size: u64,
     /// Bytes of a segment.
     pub segment: u32,
@@ -207,7 +207,7 @@ pub fn open(settings: Settings) -> Result<(Journal, Recovered), OpenError> {
     let Settings { directory, durability, size, segment } = settings;
     std::fs::create_dir_all(&directory)
         .map_err(|source| OpenError::MakeDirectory { directory: directory.clone(), source })?;
-    let shared = Arc::new(Shared::new());
+    let shared = Arc::new(Shared::new(size));
     let of_disk = shared.clone();
     let disk = Directory::lock(&directory, Arc::new(move || of_disk.made()));
     let disk = disk.map_err(|source| OpenError::Write { directory: directory.clone(), source })?;
@@ -280,6 +280,11 @@ impl Journal {
             Poll::Pending
         })
         .await;
+    }
+
+    /// From now on it may take so many bytes on disk.
+    pub fn set_size(&self, bytes: u64) {
+        self.0.0.size.store(bytes, Ordering::Relaxed);
     }
 
     /// How the journal is.

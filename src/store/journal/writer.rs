@@ -167,6 +167,11 @@ impl<D: Disk> Writer<D> {
         }
     }
 
+    /// From now on all segments may take so many bytes.
+    pub fn set_size(&mut self, size: u64) {
+        self.size = size;
+    }
+
     /// Bytes that are not synced.
     pub fn unsynced(&self) -> usize {
         self.out.bytes().len()

@@ -181,7 +181,7 @@ impl Threaded {
     fn start(disk: &Simulated, durability: Durability) -> Self {
         let (_, start) = recover(&mut disk.clone(), SIZE, SEGMENT).unwrap();
         let writer = Writer::new(disk.clone(), start);
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(SIZE));
         let of_thread = shared.clone();
         let thread = std::thread::spawn(move || commit::run(&of_thread, writer, durability));
         Self { shared, thread: Some(thread) }
@@ -263,4 +263,24 @@ fn what_nobody_waits_for_goes_with_what_somebody_waits_for_or_by_itself() {
     threaded.until("the thread has ended", |shared| shared.wait_for_end(std::time::Duration::ZERO));
     assert!(threaded.shared.stats().commits <= before + 2);
     assert_eq!(Steps::open(&disk).recovered.sessions.len(), 3);
+}
+
+#[test]
+fn a_journal_that_is_full_goes_on_when_it_may_take_more() {
+    let disk = Simulated::default();
+    let threaded = Threaded::start(&disk, Durability::Fsync);
+    threaded.append(&Event::Session(1, 60), false);
+    for seq in 1..5000 {
+        if threaded.shared.health() == Health::Full {
+            break;
+        }
+        let target = Target { session: 1, seq, qos: QoS::AtLeastOnce, retain: false, via: None };
+        let event = Event::Published(model::message(seq, "t", &[1; 200]), None, false, vec![target]);
+        let position = threaded.append(&event, false);
+        threaded.until("it is durable", |shared| shared.durable() >= position);
+    }
+    assert_eq!(threaded.shared.health(), Health::Full);
+    assert!(threaded.shared.stats().total_bytes <= SIZE);
+    threaded.shared.size.store(SIZE * 2, Ordering::Relaxed);
+    threaded.until("it may take more", |shared| shared.health() == Health::Good);
 }
