@@ -3,6 +3,7 @@
 //!
 //! `benches/crash.py` makes the long run and writes its report into `docs/durability.md`.
 
+mod damage;
 mod line;
 mod page;
 mod process;
