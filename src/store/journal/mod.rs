@@ -193,7 +193,32 @@ pub struct ExtraOutstanding {
 pub struct Journal(Arc<Handle>);
 
 #[derive(Debug)]
-struct Handle(Arc<Shared>);
+struct Handle(Arc<Shared>, Found);
+
+/// What could not be read when the journal was opened, in numbers; the [`Report`] has the places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub damaged_places: u64,
+    pub damaged_bytes: u64,
+    pub missing_segments: u64,
+    pub lost_deliveries: u64,
+    pub lost_sessions: u64,
+    /// How long reading took.
+    pub milliseconds: u64,
+}
+
+impl From<&Report> for Found {
+    fn from(report: &Report) -> Self {
+        Self {
+            damaged_places: report.damaged_places,
+            damaged_bytes: report.damaged_bytes,
+            missing_segments: report.missing_segments.len() as u64,
+            lost_deliveries: report.lost_deliveries,
+            lost_sessions: report.lost_sessions.len() as u64,
+            milliseconds: report.milliseconds,
+        }
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -225,7 +250,7 @@ pub fn open(settings: Settings) -> Result<(Journal, Recovered), OpenError> {
         .name("journal".to_owned())
         .spawn(move || commit::run(&of_thread, writer, durability))
         .map_err(|source| OpenError::Write { directory, source })?;
-    Ok((Journal(Arc::new(Handle(shared))), recovered))
+    Ok((Journal(Arc::new(Handle(shared, Found::from(&recovered.report)))), recovered))
 }
 
 fn log(report: &Report) {
@@ -239,6 +264,11 @@ fn log(report: &Report) {
 }
 
 impl Journal {
+    /// What could not be read when it was opened.
+    pub fn found(&self) -> Found {
+        self.0.1
+    }
+
     /// A number for a message that the journal has not seen.
     pub fn message_id(&self) -> u64 {
         self.0.0.messages.fetch_add(1, Ordering::Relaxed) + 1

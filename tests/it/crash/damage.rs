@@ -4,22 +4,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mqtt_operator::client::{self, Acknowledge, Client, Incoming, Message, Options};
-use mqtt_operator::config::broker::Storage;
+use mqtt_operator::config::broker::{Broker as Config, Storage};
+use mqtt_operator::config::files::Etc;
 use mqtt_operator::mqtt::packet::SubscriptionOptions;
 use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::Process;
-use crate::support::{PASSWORD, await_until, write_etc};
+use crate::support::{PASSWORD, await_until, free_ports, write_etc};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MESSAGES: usize = 200;
 
 /// A directory with documents, and state beside them.
 fn directory(size: u64) -> TempDir {
+    let [admin] = free_ports();
     let directory = tempfile::tempdir().unwrap();
     write_etc(&directory.path().join("etc"), |config| {
+        config.admin.set_port(admin);
         config.storage = Some(Storage { size, ..Storage::default() });
     });
     directory
@@ -106,6 +109,10 @@ async fn a_flipped_bit_costs_one_message_and_the_report_says_which_place() {
     let saved = std::fs::read_dir(state.join("journal/damaged")).unwrap().count();
     assert_eq!(saved, 1, "{report:#}");
     assert!(broker.said().contains("damaged"), "the log says it as well: {}", broker.said());
+    let etc = Etc(directory.path().join("etc"));
+    let config: Config = serde_json::from_slice(&std::fs::read(etc.broker()).unwrap()).unwrap();
+    let metrics = reqwest::get(format!("http://{}/metrics", config.admin)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("\nmqtt_storage_damaged_places 1\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
