@@ -315,6 +315,9 @@ impl Shared {
 
     /// Takes up how much may be kept, while the broker runs.
     pub fn keep_as_much_as(&self, config: &Config) {
+        if let (Some(journal), Some(storage)) = (&self.journal, config.storage) {
+            journal.set_size(storage.size);
+        }
         let buffer = config.bridge.as_ref().map_or(0, |bridge| bridge.buffer);
         if self.telemetry_buffer.swap(buffer, Ordering::Relaxed) == buffer {
             return;

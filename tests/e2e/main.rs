@@ -13,8 +13,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mqtt_operator::client::{self, Message, Options};
+use mqtt_operator::mqtt::packet::SubscriptionOptions;
 use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use device::{Answers, Device, Dialect};
 use support::{await_until, project_file};
@@ -280,26 +282,36 @@ async fn a_claim_that_cannot_grow_costs_nobody_a_connection(world: &World, devic
 }
 
 async fn a_deleted_pod_heals(world: &World, device: &Device) {
-    world.step("delete the broker pod");
+    world.step("publish to a client that is away, and delete the broker pod");
+    let away = Options { clean_start: false, session_expiry: Some(3600), ..listener(world, device, "away") };
+    let (client, _incoming, _) = client::connect(&away).await.expect("a good token");
+    let at_least_once = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+    let granted = client.subscribe(&[("sensor/kept", at_least_once)]).await.expect("a connection");
+    assert_eq!(granted, [ReasonCode(1)]);
+    client.disconnect(ReasonCode::SUCCESS).await.expect("a connection");
+    let (publisher, _incoming, _) = client::connect(&listener(world, device, "publisher")).await.expect("a good token");
+    for n in 0..20 {
+        let message = Message::new("sensor/kept", n.to_string(), QoS::AtLeastOnce);
+        assert_eq!(publisher.publish(&message).await.expect("a connection"), ReasonCode::SUCCESS);
+    }
     let before = world.ready_pod(None).await;
     world.kubectl(&format!("-n {NAMESPACE} delete pod {BROKER}-0 --wait=false"));
     world.ready_pod(Some(uid(&before))).await;
     world.await_served().await;
+    let (_client, mut incoming, connected) = client::connect(&away).await.expect("a good token");
+    assert!(connected.session_present, "the session is still there");
+    for n in 0..20 {
+        let delivery = timeout(PATIENCE, incoming.next()).await.expect("a message in time");
+        let delivery = delivery.expect("a message").expect("a connection");
+        assert_eq!(delivery.message.payload, n.to_string(), "in the order of their acknowledgement");
+    }
     readings_flow_again(world, device, "sensor/kitchen/healed").await;
 }
 
-/// The broker has no disk yet: what is published before the bridge has subscribed again goes to nobody. So readings are
-/// published until one arrives.
+/// What is published before the bridge is back waits for it.
 async fn readings_flow_again(world: &World, device: &Device, topic: &'static str) {
-    let device = Device { topic, ..device.clone() };
-    let mut next = 0;
-    await_until(PATIENCE, "document after the restart", async || {
-        device.report(next..next + 1);
-        next += 1;
-        let documents = world.search(topic).await?;
-        if documents.is_empty() { Err(format!("none of {next}")) } else { Ok(()) }
-    })
-    .await;
+    Device { topic, ..device.clone() }.report(0..3);
+    world.await_documents(topic, 0..3).await;
 }
 
 async fn a_changed_object_rolls_once(world: &World, device: &Device) {

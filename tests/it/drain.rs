@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use mqtt_operator::client::{self, Error, Options};
+use mqtt_operator::client::{self, Error, Message, Options};
 use mqtt_operator::config::broker::Storage;
-use mqtt_operator::mqtt::{ReasonCode, Version};
+use mqtt_operator::mqtt::packet::SubscriptionOptions;
+use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -47,7 +48,7 @@ fn options(address: &str, id: impl Into<String>, version: Version) -> Options {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_told_to_stop_says_so_to_every_client_and_ends_well() {
+async fn a_broker_that_is_told_to_stop_says_so_to_every_client_and_keeps_what_it_has_acknowledged() {
     let [port, admin] = free_ports();
     let (etc, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_etc(etc.path(), |config| {
@@ -58,12 +59,22 @@ async fn a_broker_that_is_told_to_stop_says_so_to_every_client_and_ends_well() {
     let address = format!("127.0.0.1:{port}");
     let broker = Process::start(etc.path(), state.path(), &address).await;
 
+    let away = Options { clean_start: false, session_expiry: Some(3600), ..options(&address, "away", Version::V5) };
+    let (client, _incoming, _) = client::connect(&away).await.unwrap();
+    let at_least_once = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+    client.subscribe(&[("t/kept", at_least_once)]).await.unwrap();
+    client.disconnect(ReasonCode::SUCCESS).await.unwrap();
     let mut clients = Vec::new();
     for n in 0..CLIENTS {
         let version = if n % 7 == 0 { Version::V311 } else { Version::V5 };
         let (client, incoming, _) = client::connect(&options(&address, format!("c{n}"), version)).await.unwrap();
         clients.push((version, client, incoming));
     }
+    for n in 0..20 {
+        let message = Message::new("t/kept", n.to_string(), QoS::AtLeastOnce);
+        clients[n % CLIENTS].1.publish(&message).await.unwrap();
+    }
+
     let ends = broker.terminate();
     let told = async {
         for (version, _client, mut incoming) in clients {
@@ -79,4 +90,12 @@ async fn a_broker_that_is_told_to_stop_says_so_to_every_client_and_ends_well() {
     };
     let (status, ()) = tokio::join!(ends, told);
     assert!(status.success(), "{status}");
+
+    let _broker = Process::start(etc.path(), state.path(), &address).await;
+    let (_client, mut incoming, connack) = client::connect(&away).await.unwrap();
+    assert!(connack.session_present);
+    for n in 0..20 {
+        let delivery = timeout(DEADLINE, incoming.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(delivery.message.payload, n.to_string().into_bytes());
+    }
 }
