@@ -138,7 +138,6 @@ impl Shared {
         let mut effects = Effects::default();
         let removed = mailbox.extract(|delivery| !may_have(grants, held, delivery));
         for delivery in taken.into_iter().chain(removed) {
-            effects.done(mailbox, &delivery);
             let via = delivery.via.clone();
             match via.as_ref().and_then(|via| via.share.as_deref()) {
                 Some(share) if delivery.qos == QoS::AtLeastOnce => {
@@ -147,6 +146,7 @@ impl Shared {
                 }
                 _ => self.counters.dropped.add(Loss::Revoked, 1),
             }
+            effects.done(mailbox, &delivery);
         }
         self.carry_out(effects);
     }

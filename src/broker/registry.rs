@@ -452,9 +452,6 @@ impl Shared {
         }
         let inflight: Vec<_> = session.inflight.iter().map(|(_, sent)| sent.delivery.clone()).collect();
         let mut effects = Effects::default();
-        if mailbox.durable {
-            effects.records.ended(mailbox.session);
-        }
         for delivery in inflight.into_iter().chain(mailbox.close()) {
             let via = delivery.via.clone();
             let Some(share) = via.as_ref().and_then(|via| via.share.as_deref()) else { continue };
@@ -465,6 +462,10 @@ impl Shared {
                 // At QoS 2 the member may have it: another would be a second delivery [MQTT-4.8.2-5].
                 self.counters.dropped.add(Loss::SessionEnded, 1);
             }
+        }
+        if mailbox.durable {
+            // Behind what others took over: a message that nobody has is forgotten.
+            effects.records.ended(mailbox.session);
         }
         self.carry_out(effects);
     }
