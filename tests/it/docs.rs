@@ -215,6 +215,7 @@ fn links_between_pages_lead_somewhere() {
         "docs/mqttctl.md",
         "docs/clients.md",
         "docs/keys.md",
+        "docs/storage.md",
     ];
     for page in pages {
         let path = project_file(page);
