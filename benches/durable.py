@@ -47,7 +47,7 @@ class Kept(Ours):
         path = directory / "etc" / "config" / "broker.json"
         document = json.loads(path.read_text())
         document["storage"] = {"durability": self.durability, "size": 8 << 30}
-        document["limits"] = {"maxSessions": 1000000, "maxConnections": 20000}
+        document["limits"] = {"maxSessions": 1000000, "maxConnections": 20000, "connectRate": None}
         path.write_text(json.dumps(document))
         return [*command, "--state", directory / "state"], credentials
 
