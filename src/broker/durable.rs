@@ -98,13 +98,27 @@ impl Shared {
         self.carry_out(effects);
         let Restored { sessions, subscriptions, queued } = restored;
         tracing::info!(sessions, subscriptions, queued, retained, lost, "took over what was kept");
-        // The rules may have become others while nothing ran: everything is asked again.
+        // Beside the first clients: of a hundred thousand sessions that takes a second. The rules may have become others
+        // while nothing ran, so everything is asked again.
         let shared = self.clone();
         tokio::task::spawn_blocking(move || {
             for (client_id, session) in shared.registry.away() {
+                shared.watch_over_restored(&client_id, session);
                 shared.reconsider_away(&client_id, session);
             }
         });
+    }
+
+    /// Lets a session send its will and end when that is due, unless its client is back.
+    fn watch_over_restored(self: &Arc<Self>, client_id: &Arc<str>, session: u64) {
+        let mut clients = self.registry.lock();
+        let Some(entry) = clients.get_mut(client_id).filter(|it| it.mailbox.session == session && !it.online) else {
+            return;
+        };
+        let away = Duration::from_millis(unix_millis().saturating_sub(entry.about.since));
+        let left = Duration::from_secs(entry.about.expiry.into()).saturating_sub(away);
+        let delay = entry.will_delay().map(|delay| delay.saturating_sub(away));
+        self.watch_over(entry, client_id, delay, left);
     }
 
     fn restore_session(self: &Arc<Self>, session: RecoveredSession, restored: &mut Restored) -> Result<(), Unusable> {
@@ -147,15 +161,15 @@ impl Shared {
             inflight,
         };
         let will = document.will.map(|will| Will::restore(&will, &client_id, &identity)).transpose()?;
-        let mut entry = Entry::restored(mailbox, identity, about, will);
-        let left =
-            Duration::from_secs(session.expiry.into()).saturating_sub(Duration::from_millis(now.saturating_sub(since)));
-        let delay = entry.will_delay();
+        let entry = Entry::restored(mailbox, identity, about, will);
         self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(&client_id, stored);
-        // Under the lock: what watches over the session looks for it there.
-        let mut clients = self.registry.lock();
-        self.watch_over(&mut entry, &client_id, delay, left);
-        clients.insert(client_id, entry);
+        let (session, over) =
+            (entry.mailbox.session, u64::from(entry.about.expiry) * 1000 <= now.saturating_sub(since));
+        self.registry.lock().insert(client_id.clone(), entry);
+        if over {
+            // Before anybody takes it for one that is there.
+            self.watch_over_restored(&client_id, session);
+        }
         Ok(())
     }
 }

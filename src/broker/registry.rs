@@ -411,6 +411,9 @@ impl Shared {
         expiry: Duration,
     ) {
         let delay = delay.map(|delay| delay.min(expiry));
+        if let Some(former) = entry.timer.take() {
+            former.abort();
+        }
         let task = tokio::spawn(away(self.clone(), client_id.clone(), entry.mailbox.session, delay, expiry));
         entry.timer = Some(task.abort_handle());
     }

@@ -35,6 +35,7 @@ struct Node {
 
 #[derive(Debug, Default)]
 struct Ends {
+    /// In the order of their sessions.
     plain: Vec<Subscriber>,
     shared: Vec<Arc<Group>>,
 }
@@ -261,12 +262,17 @@ impl Drop for Node {
 impl Ends {
     fn subscribe(&mut self, subscriber: Subscriber) -> bool {
         let session = subscriber.mailbox.session;
-        if let Some(known) = self.plain.iter_mut().find(|known| known.mailbox.session == session) {
-            *known = subscriber;
-            return true;
+        // By session: of a hundred thousand that subscribe to one filter each is found at once.
+        match self.plain.binary_search_by_key(&session, |known| known.mailbox.session) {
+            Ok(at) => {
+                self.plain[at] = subscriber;
+                true
+            }
+            Err(at) => {
+                self.plain.insert(at, subscriber);
+                false
+            }
         }
-        self.plain.push(subscriber);
-        false
     }
 
     fn join(&mut self, name: &str, filter: &str, subscriber: Subscriber) -> bool {
@@ -282,9 +288,8 @@ impl Ends {
 
     fn remove(&mut self, share: Option<&str>, session: u64) -> bool {
         let Some(name) = share else {
-            let before = self.plain.len();
-            self.plain.retain(|known| known.mailbox.session != session);
-            return self.plain.len() < before;
+            let found = self.plain.binary_search_by_key(&session, |known| known.mailbox.session);
+            return found.map(|at| self.plain.remove(at)).is_ok();
         };
         let mut removed = false;
         self.shared.retain(|group| {

@@ -191,19 +191,22 @@ impl<D: Disk> Reading<'_, D> {
         let mut expected = self.index.first;
         let mut bytes = Vec::new();
         for (number, length) in segments {
+            let is_passed_over = ends.get(number) == Some(&0);
+            if !is_passed_over {
+                self.disk.read(*number, 0, *length as usize, &mut bytes)?;
+                let used = skip_zeroes(&bytes, HEADER.min(bytes.len())) < bytes.len();
+                if !used && begins.get(number).is_some_and(|begin| begin.header.is_some()) {
+                    // Not used yet; the writer makes another. Nor was the one before it, if there is none.
+                    self.disk.remove(*number)?;
+                    continue;
+                }
+            }
             if *number > expected && expected > 0 {
                 self.miss(expected..*number, &ends);
             }
             expected = number + 1;
-            if ends.get(number) == Some(&0) {
+            if is_passed_over {
                 self.old.push_back(Old { number: *number, end: HEADER as u64, length: *length });
-                continue;
-            }
-            self.disk.read(*number, 0, *length as usize, &mut bytes)?;
-            let used = skip_zeroes(&bytes, HEADER.min(bytes.len())) < bytes.len();
-            if !used && begins.get(number).is_some_and(|begin| begin.header.is_some()) {
-                // Not used yet; the writer makes another.
-                self.disk.remove(*number)?;
                 continue;
             }
             if begins.get(number).is_none_or(|begin| begin.header.is_none()) {

@@ -289,6 +289,22 @@ fn a_session_whose_owner_is_no_longer_known_does_not_come_back() {
 }
 
 #[test]
+fn a_broker_that_is_lost_again_and_again_misses_nothing() {
+    let mut broker = broker();
+    let (mut to, _) = Wire::accepted(&broker, &Connect::kept(V5, 1));
+    to.subscribe("t/a", 1);
+    for _ in 0..4 {
+        broker = again(broker, End::Lost);
+        let report = std::fs::read_to_string(broker.state().join("journal/report.json")).expect("a report");
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        for what in ["missingSegments", "damage", "lostSessions"] {
+            assert_eq!(report[what], serde_json::json!([]), "{report}");
+        }
+    }
+    back(&broker, V5, 1);
+}
+
+#[test]
 fn a_second_broker_does_not_take_what_another_one_keeps() {
     let broker = broker();
     let refused = runtime().block_on(async { broker.second_on_the_same_state() });
