@@ -448,6 +448,8 @@ async fn sessions_that_nobody_comes_back_for_do_not_keep_new_clients_out() {
         config.listeners[0].port = port;
         config.admin.set_port(admin);
         config.limits.max_memory = Some(48 << 20);
+        // What is kept is in memory alone.
+        config.storage = None;
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
     let _broker = Process(command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap());
@@ -495,6 +497,7 @@ async fn a_thousand_slow_subscribers_stay_within_the_ceiling_and_cost_a_healthy_
         config.listeners[0].port = port;
         config.admin.set_port(admin);
         config.limits.max_memory = Some(CEILING);
+        config.storage = None;
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
     let broker = Process(command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap());

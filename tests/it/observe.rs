@@ -335,7 +335,8 @@ impl Logged {
         std::fs::write(files.bridge_password(), BRIDGE_PASSWORD).unwrap();
         std::fs::write(files.jwks(), PrivateKeys { keys: vec![signing_key(), shared_key()] }.public()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
-        command.arg("--etc").arg(etc.path()).env("LOG_FORMAT", "json").env("RUST_LOG", "trace");
+        command.arg("--etc").arg(etc.path()).arg("--state").arg(etc.path().join("state"));
+        command.env("LOG_FORMAT", "json").env("RUST_LOG", "trace");
         let process = Watched::spawn(command);
         process.line_with("\"listening\"");
         let at = |port: u16| format!("127.0.0.1:{port}");

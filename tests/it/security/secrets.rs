@@ -22,6 +22,7 @@ fn class_20_no_secret_is_in_logs_metrics_or_reports() {
     });
     let mut broker = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"))
         .args(["--etc".as_ref(), directory.path().as_os_str()])
+        .args(["--state".as_ref(), directory.path().join("state").as_os_str()])
         .env("RUST_LOG", "trace")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -65,6 +65,8 @@ async fn the_address_of_the_header_is_the_clients() {
     let mut broker = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"))
         .arg("--etc")
         .arg(documents.etc())
+        .arg("--state")
+        .arg(documents.etc().join("state"))
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
