@@ -474,8 +474,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Takes deliveries and writes, in turns; answers whether there is more to do at once.
     fn write(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, Closing> {
         for _ in 0..WRITES_PER_TURN {
-            // What is not taken now because too much waits for the socket is taken when that has left.
-            let more = self.outbox.len() >= outbox_high() || self.take_deliveries(now);
+            // What is not taken now because too much waits for the socket is taken when that has left. While the socket
+            // takes nothing, nothing is taken at all: what many wait for is shared until it is copied into their outboxes.
+            let stuck = self.timers.blocked_since.is_some() && !self.outbox.is_empty();
+            let more = stuck || self.outbox.len() >= outbox_high() || self.take_deliveries(now);
             if self.outbox.is_empty() {
                 if more {
                     // All that was taken had expired, or was too large for this client: what is behind it was not.
