@@ -134,7 +134,7 @@ pub fn run(words: &[&str]) -> Result<(), Failure> {
         note(&mut figures, engine, "", full(&options, engine)?);
     }
     std::fs::remove_dir_all(options.directory.join("run"))?;
-    let text = markdown(&figures, &options)?;
+    let text = markdown(&figures, &options)?.replace(&*options.directory.join("run").to_string_lossy(), "DIR");
     match &options.page {
         Some(page) => write_into(page, &text)?,
         None => print!("{text}"),
