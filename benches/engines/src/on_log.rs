@@ -237,7 +237,7 @@ impl Engine for Log {
     fn open(directory: &Path) -> Result<Self, Failure> {
         std::fs::create_dir_all(directory)?;
         let lock = File::create(directory.join("lock"))?;
-        lock.try_lock().map_err(|_| format!("{} is in use by another process", directory.display()))?;
+        lock.try_lock().map_err(|_| "in use by another process".to_owned())?;
         let names =
             std::fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>, Failure>>();
         let number = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(".log")?.parse::<u32>().ok();
