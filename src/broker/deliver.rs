@@ -150,9 +150,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Delivery { message, qos, retain, via, .. } = delivery;
         self.effects().records.extra(session, number, before, message, *qos, *retain, via.as_deref());
         self.effects().awaited = true;
-        let version = self.peer.version;
+        let (version, wants_origin) = (self.peer.version, self.wants_origin());
         let withheld = &mut self.withheld.bytes;
-        with_parts(false, delivery, Some(packet_id), false, None, |parts| parts.encode_head(version, withheld));
+        with_parts(wants_origin, delivery, Some(packet_id), false, None, |parts| parts.encode_head(version, withheld));
         withheld.extend_from_slice(message.payload());
     }
 

@@ -24,11 +24,9 @@ async fn rules_are_taken_up_without_a_restart() {
     assert!(!broker.report().restart);
 }
 
-#[tokio::test]
-async fn more_may_wait_for_the_bridge_without_a_restart() {
-    const MESSAGE: usize = 512 * 1024;
-    const MESSAGES: usize = 12;
-    let bridge = BridgeAccess { listen: (Ipv4Addr::LOCALHOST, 0).into(), topics: vec!["t/#".into()], buffer: 2 << 20 };
+/// A broker with a bridge, for which so many bytes may wait, and how that connects.
+fn with_bridge(buffer: u64) -> (Broker, Options) {
+    let bridge = BridgeAccess { listen: (Ipv4Addr::LOCALHOST, 0).into(), topics: vec!["t/#".into()], buffer };
     let broker =
         Broker::with_files(|config| config.bridge = Some(bridge), |etc| replace(&etc.bridge_password(), "carries"));
     let options = Options {
@@ -39,6 +37,26 @@ async fn more_may_wait_for_the_bridge_without_a_restart() {
         session_expiry: Some(3600),
         ..Options::new(broker.internal().unwrap().to_string(), "system:bridge")
     };
+    (broker, options)
+}
+
+#[tokio::test]
+async fn the_bridge_is_told_where_a_retained_message_comes_from() {
+    let (broker, options) = with_bridge(2 << 20);
+    let (publisher, _incoming) = broker.connect(0, Version::V5).await;
+    publisher.publish(&Message::new("t/a", "x", QoS::AtLeastOnce).retained()).await.unwrap();
+    let (client, mut incoming, _) = client::connect(&options).await.unwrap();
+    subscribe(&client, &["t/#"]).await;
+    let message = next(&mut incoming).await;
+    let names: Vec<_> = message.properties.user.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!((message.retain, names), (true, vec!["publish-id", "publish-client", "publish-time"]));
+}
+
+#[tokio::test]
+async fn more_may_wait_for_the_bridge_without_a_restart() {
+    const MESSAGE: usize = 512 * 1024;
+    const MESSAGES: usize = 12;
+    let (broker, options) = with_bridge(2 << 20);
     let (client, _incoming, _) = client::connect(&options).await.unwrap();
     subscribe(&client, &["t/#"]).await;
     client.disconnect(ReasonCode::SUCCESS).await.unwrap();
