@@ -406,8 +406,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(seq) = known.filter(|_| self.mailbox.durable) {
             // PUBREL lets the client forget the message: from then on the broker must know that it has it.
             let session = self.mailbox.session;
-            self.effects().records.received(session, seq);
-            self.effects().awaited = true;
+            self.effects().awaited().received(session, seq);
         }
         let code = if known.is_some() { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.answer(&Packet::PubRel(acknowledge(id, code)), 0);
@@ -416,9 +415,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A delivery is over.
     pub(super) fn is_over(&mut self, delivery: Option<&Delivery>) {
-        if let Some(delivery) = delivery.filter(|_| self.mailbox.durable) {
-            let mailbox = self.mailbox.clone();
-            self.effects().done(&mailbox, delivery);
+        if let Some(delivery) = delivery {
+            self.effects.get_or_insert_default().done(&self.mailbox, delivery);
         }
     }
 
@@ -426,8 +424,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let known = self.session.inbound.release(ack.packet_id);
         if known && self.mailbox.durable {
             let session = self.mailbox.session;
-            self.effects().records.released(session, ack.packet_id);
-            self.effects().awaited = true;
+            self.effects().awaited().released(session, ack.packet_id);
         }
         let code = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.answer(&Packet::PubComp(acknowledge(ack.packet_id, code)), 0);
@@ -461,7 +458,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Answers what may have to be written down first; in the order of what is answered `[MQTT-4.6.0-2 to -4]`. With so
     /// many publications of QoS 1 that are acknowledged by it.
     pub(super) fn answer(&mut self, packet: &Packet<'_>, acknowledged: u32) {
-        let written = self.effects.as_ref().is_none_or(|effects| !effects.awaited);
+        let written = self.effects.as_ref().is_none_or(|effects| !effects.is_awaited());
         if self.hold.is_some() || !written || !self.withheld.is_empty() {
             codec::encode(packet, self.peer.version, &mut self.withheld.bytes);
             self.withheld.acknowledged += acknowledged;

@@ -73,8 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.subscriptions.insert(text.into(), subscription);
         if self.mailbox.durable {
             let session = self.mailbox.session;
-            self.effects().records.subscribed(session, text, &subscription);
-            self.effects().awaited = true;
+            self.effects().awaited().subscribed(session, text, &subscription);
         }
         let wants_origin = self.wants_origin();
         let subscriber = Subscriber { mailbox: self.mailbox.clone(), options, identifier, wants_origin };
@@ -97,8 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let filter = Filter::parse(text)?;
             if self.session.subscriptions.remove(*text).is_some() && self.mailbox.durable {
                 let session = self.mailbox.session;
-                self.effects().records.unsubscribed(session, text);
-                self.effects().awaited = true;
+                self.effects().awaited().unsubscribed(session, text);
             }
             let existed = self.shared.router.unsubscribe(&filter, self.mailbox.session);
             codes.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
@@ -148,8 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let (session, number) = (self.mailbox.session, seq & !EXTRA);
         let Delivery { message, qos, retain, via, .. } = delivery;
-        self.effects().records.extra(session, number, before, message, *qos, *retain, via.as_deref());
-        self.effects().awaited = true;
+        self.effects().awaited().extra(session, number, before, message, *qos, *retain, via.as_deref());
         let (version, wants_origin) = (self.peer.version, self.wants_origin());
         let withheld = &mut self.withheld.bytes;
         with_parts(wants_origin, delivery, Some(packet_id), false, None, |parts| parts.encode_head(version, withheld));

@@ -67,11 +67,24 @@ pub fn record(
 }
 
 /// What a restart has brought back, for the log.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Restored {
     sessions: usize,
     subscriptions: usize,
     queued: usize,
+    /// The listeners through which the clients had come: many sessions share each.
+    gates: Vec<Arc<Gate>>,
+}
+
+impl Restored {
+    fn gate(&mut self, listener: &str) -> Arc<Gate> {
+        if let Some(gate) = self.gates.iter().find(|gate| *gate.name == *listener) {
+            return gate.clone();
+        }
+        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        self.gates.push(Arc::new(Gate::new(listener, nowhere, false)));
+        self.gate(listener)
+    }
 }
 
 impl Shared {
@@ -96,7 +109,7 @@ impl Shared {
             }
         }
         self.carry_out(effects);
-        let Restored { sessions, subscriptions, queued } = restored;
+        let Restored { sessions, subscriptions, queued, .. } = restored;
         tracing::info!(sessions, subscriptions, queued, retained, lost, "took over what was kept");
         // Beside the first clients: of a hundred thousand sessions that takes a second. The rules may have become others
         // while nothing ran, so everything is asked again.
@@ -131,7 +144,7 @@ impl Shared {
         let about = About {
             version: Version::ALL.into_iter().find(|it| it.number() == document.version).unwrap_or(Version::V311),
             address: document.address,
-            gate: Arc::new(Gate::new(&document.listener, SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), false)),
+            gate: restored.gate(&document.listener),
             since,
             asked: Instant::now(),
             expiry: session.expiry,

@@ -21,10 +21,21 @@ pub struct Effects {
     /// Messages of QoS 2, which no durable session may have before they are written down.
     pending: Vec<Arc<Message>>,
     /// Whether somebody waits for the records, or may: else they go with the next ones.
-    pub awaited: bool,
+    awaited: bool,
 }
 
 impl Effects {
+    /// The records, for one that somebody waits for.
+    pub fn awaited(&mut self) -> &mut Records {
+        self.awaited = true;
+        &mut self.records
+    }
+
+    /// Whether somebody waits for what is to be written down.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited
+    }
+
     /// A session is done with a delivery, or never gets it.
     pub fn done(&mut self, mailbox: &Mailbox, delivery: &Delivery) {
         if mailbox.durable && delivery.seq > 0 {
@@ -45,8 +56,7 @@ impl Effects {
         if self.targets.is_empty() && !retained {
             message.written_at(0);
             if let Some((session, id)) = inbound {
-                self.records.inbound(session, id);
-                self.awaited = true;
+                self.awaited().inbound(session, id);
             }
             return;
         }
@@ -57,7 +67,9 @@ impl Effects {
         }
         self.records.published(message, inbound, retained && !deleted, &self.targets);
         self.targets.clear();
-        self.pending.push(message.clone());
+        if message.qos == QoS::ExactlyOnce {
+            self.pending.push(message.clone());
+        }
         self.awaited |= message.qos > QoS::AtMostOnce;
     }
 

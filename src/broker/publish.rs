@@ -169,8 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
         } else if let Some((session, id)) = self.durable_id(publish) {
-            self.effects().records.inbound(session, id);
-            self.effects().awaited = true;
+            self.effects().awaited().inbound(session, id);
         }
         if let Some(id) = publish.packet_id {
             let nobody = routes.is_empty();
