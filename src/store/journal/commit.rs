@@ -211,6 +211,9 @@ struct Commit<'a, D> {
     taken: Position,
     /// Since when something is written and not synced.
     unsynced: Option<Instant>,
+    /// Since when it is not written that everything is synced. It goes with the next batch, or alone soon: a write of its
+    /// own after each sync would cost the next batch time.
+    unsaid: Option<Instant>,
     /// Until when nothing is written, after a failure or for want of a segment.
     hold: Option<Instant>,
     /// When making a segment is tried again.
@@ -255,6 +258,7 @@ fn write_all<D: Disk>(shared: &Shared, writer: Writer<D>, durability: Durability
         batch: Vec::new(),
         taken: 0,
         unsynced: None,
+        unsaid: None,
         hold: None,
         again: None,
         failed: None,
@@ -284,7 +288,8 @@ impl<D: Disk> Commit<'_, D> {
             let past = |at: Option<Instant>| at.is_none_or(|at| Instant::now() >= at);
             let lazy = pending.lazy.is_some_and(|since| since.elapsed() >= LAZY) || pending.bytes.len() > MUCH;
             let gathered = !pending.bytes.is_empty() && (pending.urgent || lazy || self.closing.is_some());
-            let waiting = gathered || self.writer.is_urgent() || self.is_sync_due();
+            let unsaid = self.unsaid.is_some_and(|since| since.elapsed() >= LAZY);
+            let waiting = gathered || unsaid || self.writer.is_urgent() || self.is_sync_due();
             if waiting && past(self.hold) || self.again.is_some() && past(self.again) || pending.made {
                 break;
             }
@@ -340,7 +345,8 @@ impl<D: Disk> Commit<'_, D> {
     fn next_moment(&self, lazy: Option<Instant>) -> Option<Instant> {
         let sync = self.unsynced.map(|since| since + SYNC_AFTER);
         let end = self.closing.map(|since| since + CLOSE + RETRY);
-        [self.hold, self.again, lazy.map(|since| since + LAZY), sync, end].into_iter().flatten().min()
+        let [lazy, unsaid] = [lazy, self.unsaid].map(|since| since.map(|since| since + LAZY));
+        [self.hold, self.again, lazy, unsaid, sync, end].into_iter().flatten().min()
     }
 
     /// Writes what was taken, and what follows from it.
@@ -362,12 +368,11 @@ impl<D: Disk> Commit<'_, D> {
     }
 
     fn write_and_sync(&mut self) -> Result<(), Stopped> {
-        let urgent = self.writer.is_urgent();
-        self.writer.write()?;
-        if !urgent && self.unsynced.is_none() {
-            // The word that everything is synced, which nobody waits for.
-            return Ok(());
+        self.unsaid = None;
+        if !self.writer.is_urgent() && self.unsynced.is_none() {
+            return self.writer.write_if_room();
         }
+        self.writer.write()?;
         if self.durability == Durability::Async {
             self.published();
             let since = *self.unsynced.get_or_insert_with(Instant::now);
@@ -384,8 +389,8 @@ impl<D: Disk> Commit<'_, D> {
         self.published();
         self.failed = None;
         self.writer.settle();
-        // That everything is synced is written at once, so that a start knows it; nobody waits for that to be synced.
-        self.writer.write_if_room()
+        self.unsaid = Some(Instant::now());
+        Ok(())
     }
 
     fn published(&mut self) {
