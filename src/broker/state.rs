@@ -7,6 +7,7 @@ use std::path::Path;
 use super::Error;
 use crate::config::broker::{Durability, Storage};
 use crate::config::files::State;
+use crate::process;
 use crate::store::journal::{self, Journal, Recovered};
 
 /// Bytes of a segment of the journal, a small share of the whole, so that old ones can go one by one.
@@ -25,6 +26,9 @@ pub fn open(storage: Option<Storage>, state: &State) -> Result<Option<(Journal, 
         Durability::Fsync => journal::Durability::Fsync,
         Durability::Async => journal::Durability::Async,
     };
+    if let Err(error) = process::file_size::refuse_by_error() {
+        tracing::warn!(%error, "a limit on the size of files (ulimit -f), if there is one, ends the broker when it is reached");
+    }
     let settings = journal::Settings { directory: state.0.join("journal"), durability, size, segment: segment(size) };
     Ok(Some(journal::open(settings)?))
 }

@@ -4,6 +4,7 @@
 //! brings its own metrics and routes. Names no other room.
 
 pub mod admin;
+pub mod file_size;
 pub mod listen;
 pub mod logs;
 pub mod memory;

@@ -6,7 +6,7 @@
 mod damage;
 mod line;
 mod page;
-mod process;
+pub mod process;
 mod publisher;
 mod retained;
 mod run;

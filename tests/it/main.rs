@@ -15,6 +15,7 @@ mod bench;
 mod bridge;
 mod client;
 mod crash;
+mod disk;
 mod docs;
 mod drain;
 mod fuzz;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+/// The broker.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mqtt-broker");
 /// Lines of its log that are kept to be shown.
 const TAIL: usize = 30;
 /// A debug build on a busy machine with a full journal.
@@ -39,13 +41,18 @@ pub struct NotStarted(pub String);
 impl Process {
     /// Starts one. With `crash_at` it ends itself at that point, perhaps before it serves.
     pub async fn start(etc: &Path, state: &Path, crash_at: Option<&str>) -> Result<Self, NotStarted> {
-        let started = Instant::now();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
-        command.arg("--etc").arg(etc).arg("--state").arg(state).env("RUST_LOG", "info");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = Command::new(PROGRAM);
         if let Some(point) = crash_at {
             command.env("MQTT_CRASH_AT", point);
         }
+        Self::run(command, etc, state).await
+    }
+
+    /// Starts one by a command that lacks only the directories: [`PROGRAM`], or what becomes it.
+    pub async fn run(mut command: Command, etc: &Path, state: &Path) -> Result<Self, NotStarted> {
+        let started = Instant::now();
+        command.arg("--etc").arg(etc).arg("--state").arg(state).env("RUST_LOG", "info");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the broker's program starts");
         let log = Arc::new(Mutex::new(Log::default()));
         let (told, listening) = oneshot::channel();
@@ -57,6 +64,10 @@ impl Process {
             return Err(NotStarted(format!("{ended:?}; {}", tail(&log))));
         };
         Ok(Self { child, log, address, took: started.elapsed() })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it has ended, if it has.
