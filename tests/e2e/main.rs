@@ -41,6 +41,7 @@ async fn a_thermometer_outside_the_cluster_reports_to_elasticsearch() {
     an_outage_of_elasticsearch_touches_no_device(&world, &device).await;
     a_changed_rule_is_in_force_soon(&world, &device).await;
     a_deleted_pod_heals(&world, &device).await;
+    a_node_that_loses_its_power_loses_no_message(&world, &device).await;
     a_claim_that_cannot_grow_costs_nobody_a_connection(&world, &device).await;
     a_changed_object_rolls_once(&world, &device).await;
     an_operator_that_restarts_changes_nothing(&world).await;
@@ -284,28 +285,55 @@ async fn a_claim_that_cannot_grow_costs_nobody_a_connection(world: &World, devic
 async fn a_deleted_pod_heals(world: &World, device: &Device) {
     world.step("publish to a client that is away, and delete the broker pod");
     let away = Options { clean_start: false, session_expiry: Some(3600), ..listener(world, device, "away") };
-    let (client, _incoming, _) = client::connect(&away).await.expect("a good token");
-    let at_least_once = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
-    let granted = client.subscribe(&[("sensor/kept", at_least_once)]).await.expect("a connection");
-    assert_eq!(granted, [ReasonCode(1)]);
-    client.disconnect(ReasonCode::SUCCESS).await.expect("a connection");
-    let (publisher, _incoming, _) = client::connect(&listener(world, device, "publisher")).await.expect("a good token");
-    for n in 0..20 {
-        let message = Message::new("sensor/kept", n.to_string(), QoS::AtLeastOnce);
-        assert_eq!(publisher.publish(&message).await.expect("a connection"), ReasonCode::SUCCESS);
-    }
+    keep_messages_for(&away, &listener(world, device, "publisher")).await;
     let before = world.ready_pod(None).await;
     world.kubectl(&format!("-n {NAMESPACE} delete pod {BROKER}-0 --wait=false"));
     world.ready_pod(Some(uid(&before))).await;
     world.await_served().await;
-    let (_client, mut incoming, connected) = client::connect(&away).await.expect("a good token");
+    the_messages_are_kept_for(&away).await;
+    readings_flow_again(world, device, "sensor/kitchen/healed").await;
+}
+
+async fn a_node_that_loses_its_power_loses_no_message(world: &World, device: &Device) {
+    world.step("publish to a client that is away, kill everything on the node, and start it again");
+    let away = Options { clean_start: false, session_expiry: Some(3600), ..listener(world, device, "unplugged") };
+    keep_messages_for(&away, &listener(world, device, "publisher")).await;
+    let before = world.ready_pod(None).await;
+    world.node.restart();
+    world.step("wait until the broker runs again");
+    // Until the kubelet has looked, the API server has everything as it was before.
+    await_until(PATIENCE, "broker that was started again", async || {
+        let pod = world.ready_pod(None).await;
+        if restarts(&pod) > restarts(&before) { Ok(()) } else { Err(pod["status"].to_string()) }
+    })
+    .await;
+    world.await_served().await;
+    the_messages_are_kept_for(&away).await;
+    readings_flow_again(world, device, "sensor/kitchen/unplugged").await;
+}
+
+/// Makes a session for a client that goes away, and publishes to it what is acknowledged.
+async fn keep_messages_for(away: &Options, publisher: &Options) {
+    let (client, _incoming, _) = client::connect(away).await.expect("a good token");
+    let at_least_once = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+    let granted = client.subscribe(&[("sensor/kept", at_least_once)]).await.expect("a connection");
+    assert_eq!(granted, [ReasonCode(1)]);
+    client.disconnect(ReasonCode::SUCCESS).await.expect("a connection");
+    let (publisher, _incoming, _) = client::connect(publisher).await.expect("a good token");
+    for n in 0..20 {
+        let message = Message::new("sensor/kept", n.to_string(), QoS::AtLeastOnce);
+        assert_eq!(publisher.publish(&message).await.expect("a connection"), ReasonCode::SUCCESS);
+    }
+}
+
+async fn the_messages_are_kept_for(away: &Options) {
+    let (_client, mut incoming, connected) = client::connect(away).await.expect("a good token");
     assert!(connected.session_present, "the session is still there");
     for n in 0..20 {
         let delivery = timeout(PATIENCE, incoming.next()).await.expect("a message in time");
         let delivery = delivery.expect("a message").expect("a connection");
         assert_eq!(delivery.message.payload, n.to_string(), "in the order of their acknowledgement");
     }
-    readings_flow_again(world, device, "sensor/kitchen/healed").await;
 }
 
 /// What is published before the bridge is back waits for it.

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::apiserver::read_config;
-use super::lab::{Held, kube_bin};
+use super::lab::{Held, kube_bin, lab_script, run};
 
 /// The address of this machine that pods reach.
 pub const HOST: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 99, 0, 1);
@@ -19,6 +19,7 @@ pub const HOST: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 99, 0, 1);
 /// A cluster of one node: API server, controllers, kubelet, containerd, kube-proxy, cluster DNS.
 #[derive(Debug)]
 pub struct Node {
+    state: PathBuf,
     kubeconfig: PathBuf,
     _held: Held,
 }
@@ -31,7 +32,12 @@ impl Node {
         let arguments: Vec<&str> = std::iter::once(state).chain(images.iter().copied()).collect();
         let held = Held::start("node", &arguments)?;
         let kubeconfig = held.output.last().ok_or("tests/lab/node printed no kubeconfig")?.into();
-        Ok(Self { kubeconfig, _held: held })
+        Ok(Self { state: state.into(), kubeconfig, _held: held })
+    }
+
+    /// Kills everything in it at once, as a power failure does, and starts it again.
+    pub fn restart(&self) {
+        run(lab_script("node").arg("restart").arg(&self.state));
     }
 
     /// A client of an administrator.
