@@ -58,14 +58,9 @@ impl Collector for StorageMetrics {
 pub fn report(journal: &Journal) -> report::Storage {
     let stats = journal.stats();
     let health = match journal.health() {
-        Health::Good => "good",
-        Health::Full => "full",
-        Health::Failing => "failing",
+        Health::Good => report::Health::Good,
+        Health::Full => report::Health::Full,
+        Health::Failing => report::Health::Failing,
     };
-    report::Storage {
-        health: health.into(),
-        problem: stats.last_error,
-        bytes: stats.total_bytes,
-        live_bytes: stats.live_bytes,
-    }
+    report::Storage { health, problem: stats.last_error, bytes: stats.total_bytes, live_bytes: stats.live_bytes }
 }

@@ -51,14 +51,27 @@ pub struct Broker {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Storage {
-    /// `good`, `full` or `failing`: publications that would have to be kept are refused unless it is good.
-    pub health: String,
+    /// Publications that would have to be kept are refused unless it is good.
+    pub health: Health,
     /// What the disk said last, if it refused something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// Bytes on disk, and those of them that are still needed.
     pub bytes: u64,
     pub live_bytes: u64,
+}
+
+/// How the disk is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Health {
+    #[default]
+    Good,
+    /// There is no room for more.
+    Full,
+    /// It cannot be written; or it has a trouble that only a later version has a name for.
+    #[serde(other)]
+    Failing,
 }
 
 /// A listener for clients.

@@ -241,12 +241,12 @@ fn volumes(facts: &Facts<'_>) -> Option<Verdict> {
     let pods = facts.observed.pods.iter();
     let mut troubled = pods.filter_map(|pod| {
         let storage = pod.broker.as_ref()?.storage.as_ref()?;
-        (!matches!(storage.health.as_str(), "" | "good")).then_some((pod.name(), storage))
+        (storage.health != report::Health::Good).then_some((pod.name(), storage))
     });
     let (pod, storage) = troubled.next()?;
     let problem = storage.problem.as_deref().map(|problem| format!(" ({problem})")).unwrap_or_default();
     let refused = "publications that must be kept are refused, and nothing that was acknowledged is lost";
-    Some(if storage.health == "full" {
+    Some(if storage.health == report::Health::Full {
         let next = "raise spec.storage.size, or let those clients come that messages wait for";
         Verdict::no("Full", format!("the volume of {pod} has no room for more{problem}: {refused}; {next}"))
     } else {

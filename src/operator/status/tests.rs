@@ -135,16 +135,19 @@ fn a_claim_that_waits_is_why_a_broker_is_not_ready_and_one_that_grows_takes_no_r
 #[test]
 fn a_volume_that_is_full_or_fails_is_said_and_the_broker_is_ready() {
     let mut world = world("{}");
-    let mut storage = |health: &str| {
+    let mut storage = |health: report::Health| {
         let problem = Some("No space left on device".to_owned());
-        let storage = report::Storage { health: health.into(), problem, ..report::Storage::default() };
+        let storage = report::Storage { health, problem, ..report::Storage::default() };
         world.observed.pods[0].broker.as_mut().unwrap().storage = Some(storage);
         assert_eq!(world.says("Ready"), "True Serving: the broker serves MQTT");
         let status = world.status();
         find(&status.conditions, "StorageUsable").map(|it| (it.status, it.reason.clone(), it.message.clone()))
     };
-    assert_eq!(storage("good"), None);
-    for (health, expected, next) in [("full", "Full", "raise spec.storage.size"), ("failing", "Failing", "by itself")] {
+    assert_eq!(storage(report::Health::Good), None);
+    let later = serde_json::from_str("\"of a later version\"").unwrap();
+    for (health, expected, next) in
+        [(report::Health::Full, "Full", "raise spec.storage.size"), (later, "Failing", "by itself")]
+    {
         let (status, reason, message) = storage(health).unwrap();
         assert_eq!((status, reason.as_str()), (ConditionStatus::False, expected));
         assert!(message.contains("home-0") && message.contains("No space left") && message.contains(next), "{message}");
