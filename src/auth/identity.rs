@@ -156,6 +156,11 @@ impl Identity {
         Self::new(Principal::Anonymous, Credential::Nothing)
     }
 
+    /// The bridge, before it has come.
+    pub fn bridge() -> Self {
+        Self::new(Principal::Bridge, Credential::Bridge)
+    }
+
     /// A user, whose password was not asked: for telling what it may do, not for letting it in.
     pub fn of_user(name: &str) -> Self {
         Self::new(Principal::User(name.to_owned()), Credential::Password("".into()))

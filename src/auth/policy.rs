@@ -298,7 +298,7 @@ impl Policy {
             Presented { username: Some(BRIDGE_USER), password: Some(password), method: None, data: None, .. }
                 if verify_slices_are_equal(password, &bridge.password).is_ok() =>
             {
-                Ok(Verdict::Accepted(Identity::new(Principal::Bridge, Credential::Bridge)))
+                Ok(Verdict::Accepted(Identity::bridge()))
             }
             _ => Err(Refusal::bad("not the bridge's user name and password")),
         }
@@ -443,8 +443,8 @@ impl Policy {
         rules.map_or_else(Grants::deny_all, |rules| Grants::from_statements(rules.statements(), &rules.values))
     }
 
-    /// All that the bridge may subscribe to.
-    pub(super) fn bridge_topics(&self) -> Option<&[String]> {
+    /// All that the bridge may subscribe to, if there is a bridge.
+    pub fn bridge_topics(&self) -> Option<&[String]> {
         self.bridge.as_ref().map(|bridge| &*bridge.topics)
     }
 

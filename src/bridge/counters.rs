@@ -68,11 +68,6 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Whether the broker gives it all that it asks for: from then on nothing that is published is missed.
-    pub fn is_subscribed(&self) -> bool {
-        self.condition().broker.is_none()
-    }
-
     /// Registers the metrics, all named `mqtt_bridge_…`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("mqtt_bridge");

@@ -16,23 +16,15 @@ use super::counters::Counters;
 use super::deliver::{Sink, Way, chain, deliver, random};
 use super::document::{Circumstances, DataStream, Publication, Source};
 use crate::client::{self, Acknowledge, Client, Delivery, Incoming, LARGEST_PACKET, Options};
-use crate::config::bridge::Bridge;
+use crate::config::bridge::{Bridge, CLIENT_ID, SESSION_EXPIRY, SUBSCRIPTION, USER};
 use crate::config::files::Etc;
-use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
-use crate::mqtt::{QoS, ReasonCode, Version};
+use crate::mqtt::{ReasonCode, Version};
 use crate::process::Shutdown;
 
-/// The principal that the broker knows the bridge as.
-const USER: &str = "system:bridge";
-/// Of the session. Named as the principal, which gives the bridge the better right to it: a device that happens to have the
-/// same client id cannot keep telemetry from its session.
-const CLIENT_ID: &str = USER;
 /// Messages that the broker may have sent without having their acknowledgement: some full batches.
 const WINDOW: u16 = 20_000;
 /// Bytes of documents and payloads held; above it nothing more is read from the broker.
 const HELD: usize = 64 * 1024 * 1024;
-/// The broker keeps the session, and with it what was not acknowledged, for as long as the protocol can say.
-const SESSION_EXPIRY: u32 = u32::MAX;
 const KEEP_ALIVE: u16 = 30;
 /// Between attempts at a subscription that the broker refused.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(10);
@@ -175,14 +167,7 @@ impl Session<'_> {
             self.counters.set_broker(Some("no topics are configured".to_owned()));
             return Ok(Vec::new());
         }
-        let options = SubscriptionOptions {
-            qos: QoS::AtLeastOnce,
-            retain_as_published: true,
-            // Else each connection would bring every retained message once more.
-            retain_handling: RetainHandling::SendIfNew,
-            ..SubscriptionOptions::default()
-        };
-        let filters: Vec<_> = filters.iter().map(|&filter| (filter, options)).collect();
+        let filters: Vec<_> = filters.iter().map(|&filter| (filter, SUBSCRIPTION)).collect();
         let codes = client.subscribe(&filters).await?;
         let refused: Vec<(&str, ReasonCode)> = filters
             .iter()

@@ -17,6 +17,7 @@ use super::router::Subscriber;
 use super::will::{BadWill, StoredWill, Will};
 use super::{Shared, unix_millis};
 use crate::auth::{Identity, Principal, StoredIdentity};
+use crate::config::bridge::SESSION_EXPIRY;
 use crate::mqtt::Version;
 use crate::mqtt::topic::Filter;
 use crate::store::journal::{Away, ExtraOutstanding, Outstanding, Records, Recovered, RecoveredSession};
@@ -111,8 +112,11 @@ impl Shared {
         self.carry_out(effects);
         let Restored { sessions, subscriptions, queued, .. } = restored;
         tracing::info!(sessions, subscriptions, queued, retained, lost, "took over what was kept");
-        // Beside the first clients: of a hundred thousand sessions that takes a second. The rules may have become others
-        // while nothing ran, so everything is asked again.
+    }
+
+    /// Asks everything again: the rules may have become others while nothing ran. Beside the first clients: of a hundred
+    /// thousand sessions that takes a second.
+    pub fn reconsider_restored(self: &Arc<Self>) {
         let shared = self.clone();
         tokio::task::spawn_blocking(move || {
             for (client_id, session) in shared.registry.away() {
@@ -147,7 +151,8 @@ impl Shared {
             gate: restored.gate(&document.listener),
             since,
             asked: Instant::now(),
-            expiry: session.expiry,
+            // However long the bridge is away: what waits for it was acknowledged.
+            expiry: if identity.principal == Principal::Bridge { SESSION_EXPIRY } else { session.expiry },
             window: session.window,
         };
         let mailbox = Arc::new(Mailbox::new(session.key, self.queue_limits(&identity.principal), true));

@@ -336,7 +336,12 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: A
         _ if connect.clean_start => 0,
         _ => u32::MAX,
     };
-    let longest = if identity.principal == Principal::Anonymous { 0 } else { shared.limits.session_expiry };
+    let longest = match identity.principal {
+        Principal::Anonymous => 0,
+        // What waits for it was acknowledged, and is not lost because it stays away for a week.
+        Principal::Bridge => u32::MAX,
+        _ => shared.limits.session_expiry,
+    };
     let session_expiry = asked_expiry.min(longest);
     let receive_maximum = connect.properties.receive_maximum.filter(|_| is_v5).unwrap_or(u16::MAX);
     // The bridge's window is its own business: it is the backpressure of telemetry.

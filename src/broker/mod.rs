@@ -44,6 +44,7 @@ mod state;
 mod storage;
 mod stream;
 mod sys;
+mod telemetry;
 mod timers;
 mod tls;
 pub mod upgrade;
@@ -315,8 +316,11 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
         drain: Shutdown::new(),
         started: Instant::now(),
     });
-    if let Some(recovered) = recovered {
-        shared.restore(recovered);
+    let restored = recovered.map(|recovered| shared.restore(recovered)).is_some();
+    // Before anybody can publish, and before what was kept is looked at in the background.
+    shared.settle_bridge();
+    if restored {
+        shared.reconsider_restored();
     }
     let mut tasks = JoinSet::new();
     let mut listeners = Vec::new();

@@ -109,7 +109,7 @@ impl Shared {
     }
 
     /// Takes away the subscriptions that are not granted; answers the first of them.
-    fn withdraw(
+    pub(super) fn withdraw(
         &self,
         grants: &Grants,
         stored: &mut StoredSession,
@@ -162,7 +162,7 @@ fn knows(policy: &Policy, identity: &Identity) -> Result<(), Lost> {
 }
 
 /// The label of what rules took.
-const RULES: &str = "rules";
+pub(super) const RULES: &str = "rules";
 
 /// Why a client is no longer known, as a label.
 fn cause(lost: Lost) -> &'static str {

@@ -51,7 +51,7 @@ pub struct Entry {
     /// The will that waits for its delay, while the client is away.
     will: Option<Will>,
     /// Retained messages that its subscriptions still get, while the client is away.
-    replay: Replay,
+    pub replay: Replay,
     /// What ends the session, or sends the will, while the client is away.
     timer: Option<AbortHandle>,
 }
@@ -68,7 +68,7 @@ impl Entry {
         self.will.as_ref().map(|will| will.delay)
     }
 
-    /// A session that was kept over a restart.
+    /// A session whose client is away: kept over a restart, or made for a client that is to come.
     pub fn restored(mailbox: Arc<Mailbox>, identity: Arc<Identity>, about: About, will: Option<Will>) -> Self {
         Self::new(mailbox, identity, false, about, will)
     }
@@ -140,6 +140,11 @@ impl Registry {
     /// Numbers sessions from behind this one on.
     pub fn go_on_after(&self, session: u64) {
         self.last_session.fetch_max(session, Ordering::Relaxed);
+    }
+
+    /// The number of a new session.
+    pub fn next_session(&self) -> u64 {
+        self.last_session.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Sessions, of connected clients and of those that are away.
@@ -253,7 +258,7 @@ impl Shared {
             })?;
         }
         let Some(entry) = clients.get_mut(client_id) else {
-            let session = self.registry.last_session.fetch_add(1, Ordering::Relaxed) + 1;
+            let session = self.registry.next_session();
             // Only what may outlive its connection is written down.
             let durable = self.journal.is_some() && about.expiry > 0;
             let mailbox = Arc::new(Mailbox::new(session, self.queue_limits(&identity.principal), durable));
@@ -350,11 +355,14 @@ impl Shared {
         let commands = entry.mailbox.disconnect();
         if expiry.is_zero() {
             // Gone before the lock is: nobody resumes it.
-            clients.remove(client_id);
+            let of_bridge = clients.remove(client_id).is_some_and(|e| e.identity.principal == Principal::Bridge);
             drop(clients);
             self.discard(mailbox, &session);
             if let Some(will) = due.or(waiting) {
                 will::publish(self, will, Effects::default());
+            }
+            if of_bridge {
+                self.settle_bridge();
             }
         } else {
             self.store.sessions.lock().unwrap_or_else(PoisonError::into_inner).park(client_id, session);
@@ -419,7 +427,7 @@ impl Shared {
     }
 
     /// Ends a session for good, if it is the `wanted` one: subscriptions and queue go, a waiting will is sent.
-    pub fn end_session(self: &Arc<Self>, client_id: &Arc<str>, wanted: impl FnOnce(&Entry) -> bool) {
+    pub fn end_session(self: &Arc<Self>, client_id: &str, wanted: impl FnOnce(&Entry) -> bool) {
         let (entry, stored) = {
             let mut clients = self.registry.lock();
             if !clients.get(client_id).is_some_and(wanted) {

@@ -32,6 +32,8 @@ struct Search {
     filter: Box<str>,
     options: SubscriptionOptions,
     via: Option<Arc<Via>>,
+    /// Only what does not wait in a queue.
+    unqueued: bool,
     cursor: Cursor,
 }
 
@@ -44,10 +46,19 @@ impl Replay {
     /// that waits already begins anew instead of waiting twice.
     pub fn add(&mut self, filter: &str, options: SubscriptionOptions, identifier: Option<u32>) {
         let via = identifier.map(|id| Arc::new(Via { identifiers: vec![id], share: None }));
-        let search = Search { filter: filter.into(), options, via, cursor: Cursor::default() };
+        self.look_for(Search { filter: filter.into(), options, via, unqueued: false, cursor: Cursor::default() });
+    }
+
+    /// The same for a subscription that was made while its client was away: what is retained at QoS 1 and 2 is in the
+    /// session's queue already.
+    pub fn add_unqueued(&mut self, filter: &str, options: SubscriptionOptions) {
+        self.look_for(Search { filter: filter.into(), options, via: None, unqueued: true, cursor: Cursor::default() });
+    }
+
+    fn look_for(&mut self, search: Search) {
         let pending = self.0.get_or_insert_default();
         let mut waiting = pending.searches.iter_mut().skip(MANY);
-        match waiting.find(|known| *known.filter == *filter) {
+        match waiting.find(|known| *known.filter == *search.filter) {
             Some(known) => *known = search,
             None => pending.searches.push_back(search),
         }
@@ -67,8 +78,9 @@ impl Replay {
         if pending.found.is_empty()
             && let Some(search) = pending.searches.front_mut()
         {
-            let Search { filter, options, via, cursor } = search;
-            let found = shared.retained(filter, cursor).into_iter().map(|message| {
+            let Search { filter, options, via, unqueued, cursor } = search;
+            let found = shared.retained(filter, cursor).into_iter();
+            let found = found.filter(|message| !*unqueued || message.qos == QoS::AtMostOnce).map(|message| {
                 let qos = message.qos.min(options.qos);
                 Delivery::new(message, qos, true, via.clone())
             });

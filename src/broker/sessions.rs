@@ -303,6 +303,10 @@ pub async fn kick(shared: &Arc<Shared>, client_id: &str, forget: bool) -> Result
     } else if forget {
         let session = seen.mailbox.session;
         shared.end_session(&seen.client_id, |entry| entry.mailbox.session == session && !entry.online);
+        if seen.principal == Principal::Bridge {
+            // What waited is forgotten; what comes is telemetry all the same.
+            shared.settle_bridge();
+        }
     } else {
         return Err(NotKicked::Away);
     }

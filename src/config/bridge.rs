@@ -5,6 +5,25 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::auth::BRIDGE_USER as USER;
+use crate::mqtt::QoS;
+use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
+
+/// Of the bridge's session, which the broker makes before the bridge comes to take it over: what is here and below decides
+/// for both. Named as the principal, which gives the bridge the better right to it: a device that happens to have the same
+/// client id cannot keep telemetry from its session.
+pub const CLIENT_ID: &str = USER;
+/// Seconds that the broker keeps the session, and with it what was not acknowledged: as long as the protocol can say.
+pub const SESSION_EXPIRY: u32 = u32::MAX;
+/// How the bridge subscribes to each of its topics.
+pub const SUBSCRIPTION: SubscriptionOptions = SubscriptionOptions {
+    qos: QoS::AtLeastOnce,
+    no_local: false,
+    retain_as_published: true,
+    // Else each connection would bring every retained message once more.
+    retain_handling: RetainHandling::SendIfNew,
+};
+
 /// `bridge.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,7 +1,6 @@
 //! The broker and the bridge, in this process.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
@@ -50,18 +49,8 @@ fn carry(etc: Etc, config: bridge_config::Bridge, shutdown: Shutdown) -> Carryin
     Carrying { task, counters }
 }
 
-/// Returns when the bridge hears what is published, so that the first reading is not missed; soon in any case: what keeps
-/// it from that is in its report.
-async fn subscribed(counters: &Counters) {
-    const SOON: Duration = Duration::from_secs(5);
-    const LOOK: Duration = Duration::from_millis(2);
-    let since = Instant::now();
-    while !counters.is_subscribed() && since.elapsed() < SOON {
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Starts what the options ask for. Returns when clients can connect and telemetry is heard.
+/// Starts what the options ask for. Returns when clients can connect; what they publish from then on is
+/// telemetry, whether the bridge has come or not.
 pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Error> {
     let Prepared { mut plan, home, mut lock, credentials, keys } = prepare(options)?;
     let broker = broker::start(plan.broker.clone(), home.etc(), &home.lib(), shutdown.clone())?;
@@ -83,9 +72,6 @@ pub async fn start(options: &Options, shutdown: Shutdown) -> Result<Running, Err
         path: asked.url_path().into(),
     };
     let listeners: Vec<LiveListener> = broker.listeners.iter().zip(plan.listeners()).map(listener).collect();
-    if let Some(carrying) = &carrying {
-        subscribed(&carrying.counters).await;
-    }
     lock.announce(&Live { pid: std::process::id(), listeners: listeners.clone(), admin: broker.admin })?;
     Ok(Running {
         home,

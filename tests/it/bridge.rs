@@ -5,3 +5,4 @@ mod elasticsearch;
 mod file;
 mod process;
 mod rig;
+mod session;

@@ -85,6 +85,21 @@ async fn the_program_waits_for_its_document_and_takes_up_a_new_one() {
     assert!(tokio::task::spawn_blocking(move || process.0.wait().unwrap()).await.unwrap().success());
 }
 
+/// In a pod the broker serves devices whether the bridge has come or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_before_the_program_first_runs_becomes_documents() {
+    let rig = Rig::start("early");
+    rig.publish((0..100).map(|n| format!("{{\"n\":{n}}}"))).await;
+    let port = configure(&rig, Sink::File { directory: rig.telemetry() });
+    let _process = start(&rig);
+    rig.publish((100..200).map(|n| format!("{{\"n\":{n}}}"))).await;
+    reported(&rig, port, "all of it", |report| report.indexed == 200 && report.in_flight == 0).await;
+    let text = std::fs::read_to_string(rig.telemetry().join("logs-mqtt.early-it.ndjson")).unwrap();
+    let documents = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let numbers: Vec<_> = documents.map(|document| document["payload"]["n"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+}
+
 /// Kilobytes of memory that a process uses.
 fn resident(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
