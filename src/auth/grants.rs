@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::filter::Filter;
 use super::layer::{Decision, Layer};
 use super::rule::{Action, Permission, QosSet, Rule, Share};
-use super::template::{Pattern, TemplateError, Values};
+use super::template::{ClaimValues, Pattern, TemplateError, Values};
 use crate::mqtt::QoS;
 
 /// Every level of QoS.
@@ -98,7 +98,7 @@ impl Statement {
         let fixed = match &pattern {
             Pattern::Exact(filter) => Some(Decider::new(filter.clone(), true, kind.clone())),
             Pattern::Template(template) if template.is_fixed() => {
-                let nobody = Values { client_id: "", username: None, subject: None, claims: &serde_json::Map::new() };
+                let nobody = Values { client_id: "", username: None, subject: None, claims: &ClaimValues::default() };
                 let filter = template.resolve(&nobody, rule.permission);
                 filter.map(|filter| Decider::new(filter, false, kind.clone()))
             }
@@ -314,7 +314,7 @@ impl Grants {
     pub fn deny_all() -> Self {
         Self::from_statements(
             std::iter::empty(),
-            &Values { client_id: "", username: None, subject: None, claims: &serde_json::Map::new() },
+            &Values { client_id: "", username: None, subject: None, claims: &ClaimValues::default() },
         )
     }
 

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use super::grants::Statement;
 use super::password::PasswordCheck;
+use super::template::ClaimValues;
 use super::token;
 use super::why::Why;
 use crate::mqtt::ReasonCode;
@@ -143,7 +142,7 @@ pub(super) struct TokenCredential {
     pub client_ids: Vec<String>,
     pub groups: Vec<String>,
     pub rules: Vec<Statement>,
-    pub claims: Map<String, Value>,
+    pub claims: ClaimValues,
 }
 
 impl Identity {

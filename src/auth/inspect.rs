@@ -59,7 +59,7 @@ fn problem(
     let header = token::read_header(header);
     let checked = header.and_then(|(kid, _)| {
         let kid = token::own_kid(kid.as_deref())?.to_owned();
-        token::read_claims(claims.clone(), kid, &expected, now)
+        token::read_claims(claims, kid, &expected, now)
     });
     checked.err().map(|error| error.to_string())
 }
@@ -88,7 +88,7 @@ fn rules(claims: &Map<String, Value>, acl_claim: &str) -> Vec<String> {
         client_id: text("client_id").unwrap_or("<clientid>"),
         username: text("username").or(subject),
         subject,
-        claims,
+        claims: &claims.into(),
     };
     match token::acl_rules(claims.get(acl_claim), acl_claim) {
         Ok(rules) => rules.iter().map(|rule| describe(rule, &values)).collect(),

@@ -235,7 +235,7 @@ impl Issuer {
         };
         let times = token::check_times(&claims, settings.max_token_ttl, false, now)?;
         let Bearer { subject, username, client_ids, groups } = bearer;
-        let issuer = Some(self.name.clone());
+        let (issuer, claims) = (Some(self.name.clone()), (&claims).into());
         let credential =
             TokenCredential { issuer, kid, subject, jti, issued_at, username, client_ids, groups, rules, claims };
         Ok(Verified::new(&self.name, times, credential))

@@ -20,7 +20,7 @@ use super::password::{self, HashError, Nobody, PasswordCheck};
 use super::revocations::{Facts, Revocations, Revoked};
 use super::rule::Rule;
 use super::settings::{Guard, Jwt, Settings};
-use super::template::Values;
+use super::template::{ClaimValues, Values};
 use super::token::{self, Parts, TokenError, Verified};
 use super::why::Why;
 use crate::mqtt::ReasonCode;
@@ -380,7 +380,7 @@ impl Policy {
         now: u64,
     ) -> Result<Identity, Refusal> {
         let kid = "";
-        let own = || token::read_claims(claims.clone(), kid.to_owned(), &token::Expected::from(&self.jwt), now);
+        let own = || token::read_claims(claims, kid.to_owned(), &token::Expected::from(&self.jwt), now);
         let verified = self.issuers.believe(claims, kid, now).unwrap_or_else(own)?;
         token::admit(&verified, presented, self.jwt.bind_client_id)
     }
@@ -451,7 +451,7 @@ impl Policy {
     /// The rules that concern a client, in the order in which they decide; nothing for one that is not known here, and
     /// for the bridge, which has none.
     pub(super) fn rules<'a>(&'a self, identity: &'a Identity, client_id: &'a str) -> Option<Rules<'a>> {
-        static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        static NONE: LazyLock<ClaimValues> = LazyLock::new(ClaimValues::default);
         let user = match &identity.principal {
             Principal::User(name) => self.users.get_key_value(name),
             _ => None,

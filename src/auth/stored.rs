@@ -86,7 +86,7 @@ impl From<&Identity> for StoredIdentity {
                 client_ids: token.client_ids.clone(),
                 groups: token.groups.clone(),
                 rules: token.rules.iter().map(Statement::rule).collect(),
-                claims: token.claims.clone(),
+                claims: token.claims.to_object(),
             })),
         };
         Self { principal, expires_at: identity.expires_at, credential }
@@ -121,7 +121,7 @@ impl TryFrom<StoredIdentity> for Identity {
                     .iter()
                     .map(|rule| Statement::compile_in(rule, Layer::Token))
                     .collect::<Result<_, _>>()?,
-                claims: token.claims,
+                claims: (&token.claims).into(),
             })),
         };
         Ok(Self { principal, expires_at: stored.expires_at, credential })
@@ -147,6 +147,8 @@ mod tests {
         .unwrap();
         let mut claims = Map::new();
         claims.insert("site".into(), "berlin".into());
+        claims.insert("floor".into(), 3.into());
+        claims.insert("list".into(), serde_json::json!([{"topic": "a/#"}, 1.5]));
         let token = TokenCredential {
             issuer: Some("https://issuer.example".into()),
             kid: "k".into(),
@@ -157,13 +159,16 @@ mod tests {
             client_ids: vec!["c".into()],
             groups: vec!["g".into()],
             rules: rules.iter().filter_map(|rule| Statement::compile_in(rule, Layer::Token).ok()).collect(),
-            claims,
+            claims: (&claims).into(),
         };
         assert_eq!(token.rules.len(), 2, "the one with a literal placeholder is none");
         let principal = Principal::Foreign { issuer: "https://issuer.example".into(), subject: "s".into() };
         let identity =
             Identity { expires_at: Some(99), ..Identity::new(principal, Credential::Token(Arc::new(token))) };
         let again = back(&identity);
+        let stored = serde_json::to_value(StoredIdentity::from(&identity)).unwrap();
+        let values = serde_json::json!({"site": "berlin", "floor": "3"});
+        assert_eq!(stored["credential"]["token"]["claims"], values, "what a placeholder may take, and no more");
         assert_eq!(StoredIdentity::from(&again), StoredIdentity::from(&identity));
         let (Credential::Token(before), Credential::Token(after)) = (&identity.credential, &again.credential) else {
             unreachable!("both are tokens")

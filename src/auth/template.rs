@@ -14,7 +14,34 @@ pub struct Values<'a> {
     pub client_id: &'a str,
     pub username: Option<&'a str>,
     pub subject: Option<&'a str>,
-    pub claims: &'a Map<String, Value>,
+    pub claims: &'a ClaimValues,
+}
+
+/// The claims that a placeholder may take its value from, by name: texts and whole numbers. All others, lists of rules
+/// above all, would take kilobytes for as long as a session lasts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimValues(Box<[(Box<str>, Box<str>)]>);
+
+impl ClaimValues {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|claim| *claim.0 == *name).map(|claim| &*claim.1)
+    }
+
+    /// As claims again.
+    pub fn to_object(&self) -> Map<String, Value> {
+        self.0.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect()
+    }
+}
+
+impl From<&Map<String, Value>> for ClaimValues {
+    fn from(claims: &Map<String, Value>) -> Self {
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.as_str().into()),
+            Value::Number(number) if number.is_u64() || number.is_i64() => Some(number.to_string().into()),
+            _ => None,
+        };
+        Self(claims.iter().filter_map(|(name, value)| Some((name.as_str().into(), text(value)?))).collect())
+    }
 }
 
 /// The topic of a rule.
@@ -185,19 +212,11 @@ fn fill(parts: &[Part], first: bool, values: &Values<'_>) -> Option<String> {
         match part {
             Part::Text(part) => text.push_str(part),
             Part::Placeholder(placeholder) => {
-                let number;
                 let value = match placeholder {
                     Placeholder::ClientId | Placeholder::ShortClientId => values.client_id,
                     Placeholder::Username | Placeholder::ShortUsername => values.username?,
                     Placeholder::Subject => values.subject?,
-                    Placeholder::Claim(name) => match values.claims.get(&**name)? {
-                        Value::String(value) => value,
-                        Value::Number(value) if value.is_u64() || value.is_i64() => {
-                            number = value.to_string();
-                            &number
-                        }
-                        _ => return None,
-                    },
+                    Placeholder::Claim(name) => values.claims.get(name)?,
                 };
                 if !usable(value) {
                     return None;

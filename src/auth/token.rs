@@ -244,7 +244,7 @@ pub(super) fn verify_own(
     let kid = parts.check_own_signature(keys)?;
     let claims =
         json::object(&parts.payload).map_err(|error| TokenError::Claims(format!("read the claims: {error}")))?;
-    read_claims(claims, kid, expected, now)
+    read_claims(&claims, kid, expected, now)
 }
 
 /// A token taken apart. Nothing of it may be believed before [`Self::check_signature`].
@@ -340,30 +340,31 @@ pub(super) fn short(text: &str) -> String {
 
 /// Checks everything that a token says, at `now`.
 pub(super) fn read_claims(
-    claims: Map<String, Value>,
+    claims: &Map<String, Value>,
     kid: String,
     expected: &Expected<'_>,
     now: u64,
 ) -> Result<Verified, TokenError> {
-    let issuer = required(text(&claims, "iss")?, "iss")?.to_owned();
+    let issuer = required(text(claims, "iss")?, "iss")?.to_owned();
     if issuer != expected.issuer {
         return Err(TokenError::Claims("`iss` is not this broker's".to_owned()));
     }
-    let audiences = texts(&claims, "aud", true)?.unwrap_or_default();
+    let audiences = texts(claims, "aud", true)?.unwrap_or_default();
     if !audiences.iter().any(|it| it == expected.audience) {
         return Err(TokenError::Claims("`aud` is not this broker".to_owned()));
     }
     if audiences.iter().any(|it| admin::is_audience(it)) {
         return Err(TokenError::Claims("`aud` names an admin port too; such a token is good for neither".to_owned()));
     }
-    let subject = required(name(&claims, "sub")?, "sub")?.to_owned();
-    let username = name(&claims, "username")?.map(str::to_owned);
+    let subject = required(name(claims, "sub")?, "sub")?.to_owned();
+    let username = name(claims, "username")?.map(str::to_owned);
     let client_ids = client_ids(claims.get("client_id"), "client_id")?;
-    let groups = texts(&claims, "groups", false)?.unwrap_or_default();
-    let jti = text(&claims, "jti")?.map(str::to_owned);
+    let groups = texts(claims, "groups", false)?.unwrap_or_default();
+    let jti = text(claims, "jti")?.map(str::to_owned);
     let rules = read_acl(claims.get(expected.acl_claim), expected.acl_claim)?;
-    let times = check_times(&claims, expected.max_ttl, true, now)?;
-    let issued_at = seconds(&claims, "iat")?.unwrap_or_default();
+    let times = check_times(claims, expected.max_ttl, true, now)?;
+    let issued_at = seconds(claims, "iat")?.unwrap_or_default();
+    let claims = claims.into();
     let credential =
         TokenCredential { issuer: None, kid, subject, jti, issued_at, username, client_ids, groups, rules, claims };
     Ok(Verified::new(&issuer, times, credential))

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::grants::{Decider, Kind, Statement, first_level, is_open};
 use super::rule::{Permission, Rule};
 use super::settings::Settings;
-use super::template::Values;
+use super::template::{ClaimValues, Values};
 
 /// A rule, and where it stands in the object.
 struct Placed<'a> {
@@ -49,7 +49,7 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
 /// The rules with values that no client has, so that two placeholders are equal only if they are the same one.
 fn place<'a>(at: &str, rules: &'a [Rule], named: bool) -> Vec<Placed<'a>> {
     let rule = |(index, rule): (usize, &'a Rule)| {
-        let claims = if named { claims(&rule.topic) } else { Map::new() };
+        let claims = if named { (&claims(&rule.topic)).into() } else { ClaimValues::default() };
         let values = Values {
             client_id: "<clientid>",
             username: named.then_some("<username>"),

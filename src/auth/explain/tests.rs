@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::identity::{Credential, Principal, TokenCredential};
 use crate::auth::policy::{self, Sources};
 use crate::auth::settings::Settings;
+use crate::auth::template::ClaimValues;
 
 const NOW: u64 = 1_763_800_000;
 
@@ -15,7 +16,7 @@ fn policy(mut auth: Value) -> Policy {
     Policy::new(&settings, Sources::default()).unwrap()
 }
 
-fn token(rules: Value, groups: &[&str], claims: Value) -> Identity {
+fn token(rules: Value, groups: &[&str]) -> Identity {
     let credential = TokenCredential {
         issuer: None,
         kid: "9f3a4d1c77".to_owned(),
@@ -27,7 +28,7 @@ fn token(rules: Value, groups: &[&str], claims: Value) -> Identity {
         groups: groups.iter().map(ToString::to_string).collect(),
         rules: policy::compile("acl", &serde_json::from_value::<Vec<_>>(rules).unwrap(), crate::auth::Layer::Token)
             .unwrap(),
-        claims: serde_json::from_value::<Map<String, Value>>(claims).unwrap(),
+        claims: ClaimValues::default(),
     };
     Identity {
         principal: Principal::User("dev1".to_owned()),
@@ -66,7 +67,7 @@ fn a_refused_subscription_is_explained_with_a_witness_and_a_way_out() {
     let groups =
         json!([{"name": "raspberry", "acl": [allow("publish", "dev/#"), deny("subscribe", "dev/+/secret/#")]}]);
     let policy = policy(json!({"groups": groups}));
-    let identity = token(json!([allow("subscribe", "dev/${clientid}/#")]), &["raspberry"], json!({}));
+    let identity = token(json!([allow("subscribe", "dev/${clientid}/#")]), &["raspberry"]);
     let (long, short) = told(&policy, &identity, subscribe("dev/+/temp"));
     assert_eq!(
         long,
@@ -85,7 +86,7 @@ fn a_refused_subscription_is_explained_with_a_witness_and_a_way_out() {
 #[test]
 fn a_deny_names_a_topic_that_is_in_both() {
     let policy = policy(json!({"deny": [deny("publish", "x"), deny("all", "secret/#")]}));
-    let identity = token(json!([allow("all", "#")]), &[], json!({}));
+    let identity = token(json!([allow("all", "#")]), &[]);
     let (long, short) = told(&policy, &identity, subscribe("+/a"));
     assert_eq!(
         long,
@@ -103,7 +104,7 @@ fn a_deny_names_a_topic_that_is_in_both() {
 fn what_is_allowed_names_the_rule_that_allows_it() {
     let policy = policy(json!({"deny": [deny("all", "${claims.site}/private")]}));
     let acl = json!([allow("publish", "a/${claims.none}"), allow("publish", "dev/%c/#")]);
-    let identity = token(acl, &[], json!({}));
+    let identity = token(acl, &[]);
     let (long, _) = told(&policy, &identity, publish("dev/dev1/temp"));
     assert_eq!(
         long,
@@ -123,7 +124,7 @@ fn qos_retain_and_share_are_told_where_they_are_the_reason() {
         {"permission": "allow", "action": "subscribe", "topic": "t", "share": false},
         {"permission": "allow", "action": "subscribe", "topic": "eq x/#"},
     ]);
-    let (policy, identity) = (policy(json!({})), token(acl, &[], json!({})));
+    let (policy, identity) = (policy(json!({})), token(acl, &[]));
     let of = |request| told(&policy, &identity, request);
     let (long, short) = of(Request { qos: QoS::ExactlyOnce, ..publish("a") });
     assert_eq!(short, r#"no rule allows it: token rule 1, "a", is about QoS 0 and 1 only"#);
@@ -151,7 +152,7 @@ fn qos_retain_and_share_are_told_where_they_are_the_reason() {
 
 #[test]
 fn what_no_rule_can_decide_is_told_without_one() {
-    let (policy, identity) = (policy(json!({})), token(json!([allow("all", "#")]), &[], json!({})));
+    let (policy, identity) = (policy(json!({})), token(json!([allow("all", "#")]), &[]));
     let closed = "clients never publish to $SYS/…: these topics are the broker's own";
     assert_eq!(told(&policy, &identity, publish("$SYS/a")).1, closed);
     let (long, _) = told(&policy, &identity, Request { verb: Verb::Will, ..publish("$SYS/a") });
@@ -161,7 +162,7 @@ fn what_no_rule_can_decide_is_told_without_one() {
         "`#` at byte 2 of a topic filter is not its whole last level [MQTT-4.7.1-1]"
     );
     assert!(told(&policy, &identity, publish("a/+")).0.starts_with("DENY"));
-    let none = token(json!([allow("publish", "#")]), &[], json!({}));
+    let none = token(json!([allow("publish", "#")]), &[]);
     assert_eq!(told(&policy, &none, subscribe("a")).1, "no rule allows it: none is about subscribing");
 }
 
@@ -191,8 +192,7 @@ fn users_and_anonymous_clients_are_told_where_a_rule_belongs() {
 #[test]
 fn a_reason_is_cut_between_characters() {
     let topic = "ü/".repeat(400);
-    let (policy, identity) =
-        (policy(json!({})), token(json!([allow("publish", &format!("{topic}+"))]), &[], json!({})));
+    let (policy, identity) = (policy(json!({})), token(json!([allow("publish", &format!("{topic}+"))]), &[]));
     let (_, short) = told(&policy, &identity, publish("a"));
     assert!(short.ends_with('…') && short.len() > MAX_REASON - 4, "{short}");
 }

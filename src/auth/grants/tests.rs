@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use serde_json::{Map, Value};
 
 use super::*;
 use crate::auth::filter::tests::{set, texts};
@@ -67,7 +66,7 @@ fn oracle(rules: &[Rule], applies: impl Fn(&Rule) -> bool) -> bool {
 
 fn grants(rules: &[Rule], client_id: &str) -> Grants {
     let statements: Vec<Statement> = rules.iter().map(|rule| Statement::compile(rule).unwrap()).collect();
-    let values = Values { client_id, username: None, subject: None, claims: &Map::<String, Value>::new() };
+    let values = Values { client_id, username: None, subject: None, claims: &ClaimValues::default() };
     Grants::from_statements(statements.iter(), &values)
 }
 
