@@ -13,8 +13,8 @@ use crate::mqtt::topic::{self, Filter};
 use crate::mqtt::{QoS, ReasonCode, Version};
 use crate::store::memory::{self, Level};
 
-/// What a connection costs with its task, its session and its share of the maps, beyond its buffers.
-const CONNECTION: usize = 4096;
+/// What a connection costs with its task, beyond its buffers and its session.
+const CONNECTION: usize = 2048;
 /// Bytes that may wait for the socket of one client when memory is short.
 const OUTBOX_SHORT: usize = 16 * 1024;
 /// QoS 1 and 2 deliveries that are taken at once then.

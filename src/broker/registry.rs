@@ -24,7 +24,7 @@ use crate::auth::{Grants, Identity, Principal};
 use crate::config::broker::{Broker as Config, QueueFull};
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{QoS, ReasonCode, Version};
-use crate::store::memory::{self, Level};
+use crate::store::memory::{self, Held, Level};
 use crate::store::{Full, Limits, StoredSession};
 
 /// How long a connection may take to give up its session.
@@ -54,13 +54,21 @@ pub struct Entry {
     pub replay: Replay,
     /// What ends the session, or sends the will, while the client is away.
     timer: Option<AbortHandle>,
+    /// What it takes of the memory that there is.
+    #[expect(dead_code, reason = "counts until it is dropped")]
+    held: Held,
 }
+
+/// About what a session takes, its client connected or not: 2.4 KiB were seen with a token that other clients have too, up
+/// to twice as much with one of its own.
+const SESSION: usize = 2560;
 
 impl Entry {
     /// A session of which nobody knows yet when it ends.
     fn new(mailbox: Arc<Mailbox>, identity: Arc<Identity>, online: bool, about: About, will: Option<Will>) -> Self {
         let (grants, replay) = (Grants::deny_all(), Replay::default());
-        Self { mailbox, identity, grants, online, about, will, replay, timer: None }
+        let held = Held::new(SESSION);
+        Self { mailbox, identity, grants, online, about, will, replay, timer: None, held }
     }
 
     /// How long after the client's going its will is due, if it has one.

@@ -7,11 +7,11 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use mqtt_operator::client::{self, Client, Incoming, Message, Options};
-use mqtt_operator::mqtt::QoS;
+use mqtt_operator::config::broker::{Broker as Config, QueueFull, Rate};
 use mqtt_operator::mqtt::packet::SubscriptionOptions;
+use mqtt_operator::mqtt::{QoS, ReasonCode};
 use mqtt_operator::process::open_files;
-
-use mqtt_operator::config::broker::{QueueFull, Rate};
+use tempfile::TempDir;
 
 use crate::mqtt::wire::*;
 use crate::support::{Broker, PASSWORD, await_until, free_ports, open, wait_until, write_etc};
@@ -377,13 +377,41 @@ fn the_budget_of_denies_is_what_it_is_set_to() {
     });
 }
 
-/// A broker in a process of its own, so that its memory can be seen.
-struct Process(Child);
+/// A broker in a process of its own, so that its memory can be seen. What it keeps is in memory alone.
+struct Process {
+    child: Child,
+    address: String,
+    admin: u16,
+    _etc: TempDir,
+}
 
 impl Process {
+    async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+        let [port, admin] = free_ports();
+        let etc = tempfile::tempdir().unwrap();
+        write_etc(etc.path(), |config| {
+            config.listeners[0].port = port;
+            config.admin.set_port(admin);
+            config.storage = None;
+            adjust(config);
+        });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
+        let child = command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap();
+        let broker = Self { child, address: format!("127.0.0.1:{port}"), admin, _etc: etc };
+        await_until(DEADLINE, "the broker", async || TcpStream::connect(&broker.address).map(drop)).await;
+        broker
+    }
+
+    /// How a user's client connects, whose session outlives its connection.
+    fn kept(&self, id: String) -> Options {
+        let mut options = Options { clean_start: false, ..Options::new(&self.address, id) };
+        (options.username, options.password) = (Some("u1".into()), Some(PASSWORD.to_vec()));
+        options
+    }
+
     /// The most memory that it has had, in bytes.
     fn most_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
@@ -391,8 +419,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -442,47 +470,52 @@ fn slow_subscribers(address: &str, count: usize) -> Vec<TcpStream> {
 /// They hold more than memory has room for, and nobody publishes to them any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_nobody_comes_back_for_do_not_keep_new_clients_out() {
-    let [port, admin] = free_ports();
-    let etc = tempfile::tempdir().unwrap();
-    write_etc(etc.path(), |config| {
-        config.listeners[0].port = port;
-        config.admin.set_port(admin);
-        config.limits.max_memory = Some(48 << 20);
-        // What is kept is in memory alone.
-        config.storage = None;
-    });
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
-    let _broker = Process(command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap());
-    let address = format!("127.0.0.1:{port}");
-    await_until(DEADLINE, "the broker", async || TcpStream::connect(&address).map(drop)).await;
-    let options = |id: String| {
-        let mut options = Options::new(&address, id);
-        (options.username, options.password) = (Some("u1".into()), Some(PASSWORD.to_vec()));
-        options
-    };
+    let broker = Process::start(|config| config.limits.max_memory = Some(48 << 20)).await;
+    let options = |id: &str| Options { clean_start: true, ..broker.kept(id.into()) };
     for n in 0..60 {
-        let options = Options { clean_start: false, ..options(format!("forgotten-{n}")) };
-        let (client, _incoming, _) = client::connect(&options).await.unwrap();
+        let (client, _incoming, _) = client::connect(&broker.kept(format!("forgotten-{n}"))).await.unwrap();
         let filter = format!("t/{n}");
         client
             .subscribe(&[(&filter, SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() })])
             .await
             .unwrap();
-        client.disconnect(mqtt_operator::mqtt::ReasonCode::SUCCESS).await.unwrap();
+        client.disconnect(ReasonCode::SUCCESS).await.unwrap();
     }
-    let (publisher, _incoming, _) = client::connect(&Options { version: V5, ..options("p".into()) }).await.unwrap();
+    let (publisher, _incoming, _) = client::connect(&Options { version: V5, ..options("p") }).await.unwrap();
     for n in 0..60 {
         for _ in 0..16 {
             // A megabyte for each of them. Refused or not: the broker decides how much of it it keeps.
             publisher.publish(&Message::new(format!("t/{n}"), vec![0; 64 * 1024], QoS::AtLeastOnce)).await.unwrap();
         }
     }
-    await_until(DEADLINE, "a new client is let in", async || client::connect(&options("new".into())).await.map(drop))
-        .await;
-    let text = metrics_of(admin);
+    await_until(DEADLINE, "a new client is let in", async || client::connect(&options("new")).await.map(drop)).await;
+    let text = metrics_of(broker.admin);
     let dropped = text.lines().filter(|line| line.starts_with("mqtt_messages_dropped_total"));
     let dropped: u64 = dropped.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
     assert!(dropped > 100, "what gave way is counted: {dropped}");
+}
+
+#[tokio::test]
+async fn a_session_counts_as_memory_until_it_ends() {
+    const SESSIONS: usize = 500;
+    let broker = Process::start(|_| {}).await;
+    let held = || {
+        let text = metrics_of(broker.admin);
+        let held = text.lines().find_map(|line| line.strip_prefix("mqtt_memory_held_bytes "));
+        held.unwrap().parse::<usize>().unwrap()
+    };
+    for (clean_start, at_least, at_most) in [(false, SESSIONS * 2048, usize::MAX), (true, 0, SESSIONS * 1024)] {
+        for n in 0..SESSIONS {
+            let options = Options { clean_start, ..broker.kept(format!("sensor-{n}")) };
+            let (client, _incoming, _) = client::connect(&options).await.unwrap();
+            client.disconnect(ReasonCode::SUCCESS).await.unwrap();
+        }
+        await_until(DEADLINE, "the sessions on the account", async || match held() {
+            held if (at_least..=at_most).contains(&held) => Ok(()),
+            held => Err(held),
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -490,19 +523,12 @@ async fn a_thousand_slow_subscribers_stay_within_the_ceiling_and_cost_a_healthy_
     const CEILING: u64 = 96 << 20;
     let long = Duration::from_mins(2);
     open_files::raise();
-    let [port, admin] = free_ports();
-    let etc = tempfile::tempdir().unwrap();
-    write_etc(etc.path(), |config| {
+    let broker = Process::start(|config| {
         open(config);
-        config.listeners[0].port = port;
-        config.admin.set_port(admin);
         config.limits.max_memory = Some(CEILING);
-        config.storage = None;
-    });
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"));
-    let broker = Process(command.arg("--etc").arg(etc.path()).env("RUST_LOG", "error").spawn().unwrap());
-    let address = format!("127.0.0.1:{port}");
-    await_until(DEADLINE, "the broker", async || TcpStream::connect(&address).map(drop)).await;
+    })
+    .await;
+    let address = broker.address.clone();
     let at = address.clone();
     let slow = tokio::task::spawn_blocking(move || slow_subscribers(&at, 1000)).await.unwrap();
 
@@ -539,7 +565,7 @@ async fn a_thousand_slow_subscribers_stay_within_the_ceiling_and_cost_a_healthy_
     let mut last = slow.into_iter().next_back().unwrap();
     last.set_read_timeout(Some(long)).unwrap();
     await_until(long, "the slow ones to be disconnected", async || {
-        let text = metrics_of(admin);
+        let text = metrics_of(broker.admin);
         let of_listener = text.lines().filter(|line| line.starts_with("mqtt_connections{"));
         let connections: u64 = of_listener.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
         // One for which nothing more waits than its kernel has taken is not stuck.
