@@ -213,7 +213,7 @@ async fn list_retained(State(port): State<Arc<Port>>, asked: Asked<WhichRetained
         qos: message.qos as u8,
         bytes: message.payload().len() as u64,
         client_id: message.origin.as_ref().map(|origin| origin.client_id.to_string()),
-        published: message.origin.as_ref().map(|origin| timestamp(origin.received_at)),
+        published: (message.received_at > 0).then(|| timestamp(message.received_at)),
         expires: message.expires_at.map(timestamp),
     });
     Ok(Json(Page { items: items.collect(), next }).into_response())

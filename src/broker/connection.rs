@@ -24,7 +24,7 @@ use super::events;
 use super::frames::Failure;
 use super::limits::Limit;
 use super::linger;
-use super::mailbox::{Admitted, Command, Mailbox};
+use super::mailbox::{Admitted, Command, Mailbox, Taken};
 use super::outbox::Outbox;
 use super::publish::Publisher;
 use super::quota::outbox_high;
@@ -40,7 +40,7 @@ use crate::mqtt::property::{AckProperties, DisconnectProperties};
 use crate::mqtt::{PacketId, QoS, ReasonCode, Version, Violation, codec};
 use crate::store::journal::{Journal, Position};
 use crate::store::memory::Held;
-use crate::store::{Delivery, StoredSession};
+use crate::store::{Age, Delivery, StoredSession};
 
 /// Bytes of one read; shared by all connections of a thread.
 const READ: usize = 16 * 1024;
@@ -513,10 +513,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut queued = QUEUED.take();
         let end = self.session.inflight.end();
         let written = self.shared.journal.as_ref().map_or(u64::MAX, Journal::durable);
-        let taken = self.mailbox.take(&Admitted { window, end, written }, &mut qos0, &mut queued, now);
+        let age = self.shared.max_queued_age().map_or(Age::ANY, |most| Age::new(self.turn.wall(), most));
+        let admitted = Admitted { window, end, written, age };
+        let effects = self.effects.get_or_insert_default();
+        let Taken { dropped, unwritten, old, more_old } =
+            self.mailbox.take(&admitted, &mut qos0, &mut queued, now, effects);
         self.asleep = true;
-        events::dropped(&self.shared, &self.peer.client_id, taken.dropped);
-        if let Some(position) = taken.unwritten {
+        self.turn.lose_old(old);
+        events::dropped(&self.shared, &self.peer.client_id, dropped);
+        if let Some(position) = unwritten {
             self.withheld.delivery_at(position);
         }
         let taken = queued.len();
@@ -524,7 +529,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         queued.drain(..).for_each(|delivery| self.deliver(&delivery));
         QOS0.set(qos0);
         QUEUED.set(queued);
-        taken > 0 && taken == window && self.session.inflight.room(self.peer.window) > 0
+        more_old || taken > 0 && taken == window && self.session.inflight.room(self.peer.window) > 0
     }
 
     fn take_replay(&mut self) -> bool {

@@ -11,8 +11,10 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::limits::Refusals;
 use super::router::Routed;
+use super::unix_millis;
 use crate::auth::Layer;
 use crate::mqtt::Version;
+use crate::store::Old;
 
 /// Upper bounds of the buckets of times, in seconds.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -99,6 +101,8 @@ pub enum Loss {
     TooLarge,
     /// QoS 0 that there was no room for.
     Refused,
+    /// It had waited for longer than messages may.
+    TooOld,
     /// Queues were shortened while memory was short.
     Memory,
     /// The subscriber may not have it any more.
@@ -108,10 +112,18 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Self; 7] =
-        [Self::Slow, Self::QueueFull, Self::TooLarge, Self::Refused, Self::Memory, Self::Revoked, Self::SessionEnded];
+    pub const ALL: [Self; 8] = [
+        Self::Slow,
+        Self::QueueFull,
+        Self::TooLarge,
+        Self::Refused,
+        Self::TooOld,
+        Self::Memory,
+        Self::Revoked,
+        Self::SessionEnded,
+    ];
     /// Those that happen in turns of connections.
-    const OF_TURNS: [Self; 4] = [Self::Slow, Self::QueueFull, Self::TooLarge, Self::Refused];
+    const OF_TURNS: [Self; 5] = [Self::Slow, Self::QueueFull, Self::TooLarge, Self::Refused, Self::TooOld];
 
     /// As a label.
     pub fn name(self) -> &'static str {
@@ -120,6 +132,7 @@ impl Loss {
             Self::QueueFull => "queue_full",
             Self::TooLarge => "too_large",
             Self::Refused => "refused",
+            Self::TooOld => "too_old",
             Self::Memory => "memory",
             Self::Revoked => "revoked",
             Self::SessionEnded => "session_ended",
@@ -281,9 +294,11 @@ impl Default for Counters {
     }
 }
 
-/// The counters of one turn of one connection; a turn reads and writes a bounded number of bytes.
+/// The counters of one turn of one connection, and its time; a turn reads and writes a bounded number of bytes.
 #[derive(Debug, Default)]
 pub struct Turn {
+    /// Milliseconds since 1970 UTC when they were first asked for; 0 before.
+    wall: u64,
     /// Publications, by QoS.
     pub received: [u32; 3],
     pub sent: [u32; 3],
@@ -300,6 +315,14 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Milliseconds since 1970 UTC, the same throughout the turn: publications and deliveries come by the thousand.
+    pub fn wall(&mut self) -> u64 {
+        if self.wall == 0 {
+            self.wall = unix_millis();
+        }
+        self.wall
+    }
+
     /// That a message was lost; one of the causes that turns have.
     pub fn lose(&mut self, loss: Loss) {
         self.dropped[loss as usize] += 1;
@@ -309,6 +332,12 @@ impl Turn {
     pub fn lose_routed(&mut self, routed: &Routed) {
         self.dropped[Loss::Slow as usize] += routed.shed as u32;
         self.dropped[Loss::QueueFull as usize] += routed.dropped as u32;
+    }
+
+    /// What had waited too long.
+    pub fn lose_old(&mut self, old: Old) {
+        self.dropped[Loss::TooOld as usize] += old.dropped as u32;
+        self.expired += old.expired as u32;
     }
 }
 

@@ -254,19 +254,21 @@ fn with_parts<R>(
         payload_length: message.payload().len(),
     };
     match (wants_origin, &message.origin) {
-        (true, Some(origin)) => with_origin(origin, |appended| use_parts(&Delivered { appended, ..parts })),
+        (true, Some(origin)) => {
+            with_origin(origin, message.received_at, |appended| use_parts(&Delivered { appended, ..parts }))
+        }
         _ => use_parts(&parts),
     }
 }
 
 /// The three User Properties that tell the bridge where a message comes from, after the publisher's own.
-fn with_origin<R>(origin: &Origin, use_properties: impl FnOnce(&[(&str, &str)]) -> R) -> R {
+fn with_origin<R>(origin: &Origin, received_at: u64, use_properties: impl FnOnce(&[(&str, &str)]) -> R) -> R {
     let mut id = [0; ulid::ULID_LEN];
     let id = ulid::Ulid(origin.id).array_to_str(&mut id);
     let mut digits = [0; TIME_DIGITS];
     let mut rest = &mut digits[..];
     // Twenty digits hold any u64.
-    let _ = write!(rest, "{}", origin.received_at);
+    let _ = write!(rest, "{received_at}");
     let unused = rest.len();
     let time = std::str::from_utf8(&digits[..TIME_DIGITS - unused]).unwrap_or_default();
     use_properties(&[("publish-id", id), ("publish-client", &origin.client_id), ("publish-time", time)])
@@ -278,8 +280,8 @@ mod tests {
 
     #[test]
     fn the_bridge_is_told_id_client_and_time_in_this_order() {
-        let origin = Origin { id: 1, client_id: "thermometer".into(), received_at: u64::MAX };
-        with_origin(&origin, |properties| {
+        let origin = Origin { id: 1, client_id: "thermometer".into() };
+        with_origin(&origin, u64::MAX, |properties| {
             let expected = [
                 ("publish-id", "00000000000000000000000001"),
                 ("publish-client", "thermometer"),

@@ -168,11 +168,11 @@ impl Shared {
         restored.subscriptions += session.subscriptions.len();
         restored.queued += session.queue.len();
         let (mut inflight, waiting) = deliveries(session.away.as_ref(), session.window, session.queue, session.extras);
-        if session.away.is_none() {
-            inflight.was_perhaps_sent(session.next_seq.saturating_sub(1));
-        }
+        let last = session.next_seq.saturating_sub(1);
+        let perhaps_sent = if session.away.is_none() { last } else { 0 };
+        inflight.was_perhaps_sent(perhaps_sent);
         inflight.go_on_with_extra(session.next_extra);
-        mailbox.restore(waiting.into_iter(), session.next_seq.saturating_sub(1));
+        mailbox.restore(waiting.into_iter(), last, perhaps_sent);
         let stored = StoredSession {
             subscriptions: session.subscriptions,
             inbound: Inbound::restore(session.inbound),

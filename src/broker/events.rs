@@ -350,7 +350,11 @@ pub fn limited(shared: &Shared, limit: Limit, client_id: &str, what: &'static st
 /// where that happens.
 pub fn dropped(shared: &Shared, client_id: &str, messages: u64) {
     if messages > 0 && admits(shared, Kind::Limited, client_id) {
-        tracing::warn!(client_id, messages, "messages were dropped, which the client was too slow for");
+        tracing::warn!(
+            client_id,
+            messages,
+            "messages that waited for the client were dropped: they were too many, or too old"
+        );
     }
 }
 

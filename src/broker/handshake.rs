@@ -432,7 +432,7 @@ fn will(
         let log = format!("may not publish its will to {:?}", asked.topic);
         return Err(Refusal::new(code, 5, log).because(Why::Will));
     }
-    let origin = Origin { id: ulid::Ulid::generate().0, client_id: client_id.clone(), received_at: 0 };
+    let origin = Origin { id: ulid::Ulid::generate().0, client_id: client_id.clone() };
     Ok(Some(Will::new(asked, connect.version, identity, origin)))
 }
 

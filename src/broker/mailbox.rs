@@ -19,7 +19,7 @@ use super::sessions::{Ask, Described};
 use crate::mqtt::{QoS, ReasonCode};
 use crate::store::journal::{Position, Target};
 use crate::store::memory::{self, Held, Level};
-use crate::store::{Delivery, Full, Inflight, Limits, Message, Queue};
+use crate::store::{Age, Delivery, Full, Inflight, Limits, Message, Old, Queue};
 
 /// QoS 0 bytes that wait for one subscriber before publishers pause. A stalled subscriber gets no more than that.
 const QOS0_SOFT: usize = 256 * 1024;
@@ -38,6 +38,8 @@ const STALLED_AFTER: u64 = 100;
 /// What a session must take of its queue in that time to be waited for, in bytes; a message counts as a hundredth of it at
 /// least. A client that acknowledges now and then, or reads QoS 0 alone, would else hold every publisher for ever.
 const SERVED: usize = 64 * 1024;
+/// Messages that are found too old at a time, so that a queue of a hundred thousand does not keep publishers waiting.
+const OLD_AT_ONCE: usize = 1024;
 
 /// Where the messages of one session arrive, connected or not.
 #[derive(Debug)]
@@ -139,15 +141,20 @@ pub struct Admitted {
     pub end: u64,
     /// At QoS 2 of a durable session, those that are written down up to here.
     pub written: Position,
+    /// Those that have not waited longer.
+    pub age: Age,
 }
 
 /// What a session learns when it takes what waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Messages that limits have cost the session since that was last asked.
     pub dropped: u64,
     /// Where the next delivery will be written down, if it had to stay because it is not yet.
     pub unwritten: Option<Position>,
+    /// Messages that had waited too long, and whether there may be more of them.
+    pub old: Old,
+    pub more_old: bool,
 }
 
 /// What a push means for the publisher.
@@ -301,9 +308,16 @@ impl Mailbox {
         self.pressure(&self.lock(), now) == Pressure::Hold
     }
 
-    /// Takes what may be sent: all of QoS 0, and of the queue what `admitted` allows. `qos0` must be empty: it becomes the
-    /// mailbox's next buffer. From now on a push wakes the task.
-    pub fn take(&self, admitted: &Admitted, qos0: &mut Vec<Delivery>, queued: &mut Vec<Delivery>, now: u64) -> Taken {
+    /// Takes what may be sent: all of QoS 0, and of the queue what `admitted` allows; what is too old for it is dropped.
+    /// `qos0` must be empty: it becomes the mailbox's next buffer. From now on a push wakes the task.
+    pub fn take(
+        &self,
+        admitted: &Admitted,
+        qos0: &mut Vec<Delivery>,
+        queued: &mut Vec<Delivery>,
+        now: u64,
+        effects: &mut Effects,
+    ) -> Taken {
         let mut inner = self.lock();
         let inner = &mut *inner;
         std::mem::swap(&mut inner.qos0, qos0);
@@ -312,19 +326,8 @@ impl Mailbox {
         }
         inner.settle();
         inner.qos0_bytes = 0;
-        let Admitted { window, mut end, written } = *admitted;
-        let mut unwritten = None;
-        while queued.len() < window
-            && let Some(next) = inner.queue.front()
-            && next.seq < end
-        {
-            if self.durable && next.qos == QoS::ExactlyOnce && next.message.written() > written {
-                unwritten = Some(next.message.written());
-                break;
-            }
-            end = end.min(next.seq + Inflight::SPAN);
-            queued.extend(inner.queue.pop());
-        }
+        let mut taken = self.take_queued(inner, admitted, queued, effects);
+        let window = admitted.window;
         if !(qos0.is_empty() && queued.is_empty()) {
             self.progress.store(now, Ordering::Relaxed);
         }
@@ -336,7 +339,54 @@ impl Mailbox {
         inner.wants_queue = window > queued.len();
         inner.asleep = true;
         inner.release_waiting();
-        Taken { dropped: inner.newly_dropped(), unwritten }
+        taken.dropped = inner.newly_dropped();
+        taken
+    }
+
+    /// The part of the queue.
+    fn take_queued(
+        &self,
+        inner: &mut Inner,
+        admitted: &Admitted,
+        queued: &mut Vec<Delivery>,
+        effects: &mut Effects,
+    ) -> Taken {
+        let Admitted { window, mut end, written, age } = *admitted;
+        let mut taken = Taken::default();
+        while queued.len() < window {
+            if age != Age::ANY {
+                let old = self.drop_old_of(inner, age, OLD_AT_ONCE - taken.old.len(), effects);
+                taken.old.add(old);
+                if taken.old.len() == OLD_AT_ONCE {
+                    taken.more_old = true;
+                    break;
+                }
+            }
+            let Some(next) = inner.queue.front().filter(|next| next.seq < end) else { break };
+            if self.durable && next.qos == QoS::ExactlyOnce && next.message.written() > written {
+                taken.unwritten = Some(next.message.written());
+                break;
+            }
+            end = end.min(next.seq + Inflight::SPAN);
+            queued.extend(inner.queue.pop());
+        }
+        taken
+    }
+
+    fn drop_old_of(&self, inner: &mut Inner, age: Age, most: usize, effects: &mut Effects) -> Old {
+        let old = inner.queue.drop_old(age, most, |oldest| effects.done(self, &oldest));
+        inner.dropped += old.dropped as u64;
+        old
+    }
+
+    /// Drops what waits and is too old. Answers whether there may be more of it: so much is dropped at a time.
+    pub fn drop_old(&self, age: Age, effects: &mut Effects) -> (Old, bool) {
+        let mut inner = self.lock();
+        let old = self.drop_old_of(&mut inner, age, OLD_AT_ONCE, effects);
+        if !old.is_empty() {
+            inner.release_waiting();
+        }
+        (old, old.len() == OLD_AT_ONCE)
     }
 
     /// How many messages limits have cost the session since that was last asked.
@@ -354,11 +404,12 @@ impl Mailbox {
         self.progress.store(now, Ordering::Relaxed);
     }
 
-    /// Puts into the queue what waited there before the broker was started, and lets it go on after `last`.
-    pub fn restore(&self, deliveries: impl Iterator<Item = Delivery>, last: u64) {
+    /// Puts into the queue what waited there before the broker was started, and lets it go on after `last`. What waits up to
+    /// `perhaps_sent` may have been sent before.
+    pub fn restore(&self, deliveries: impl Iterator<Item = Delivery>, last: u64, perhaps_sent: u64) {
         let mut inner = self.lock();
         deliveries.for_each(|delivery| inner.queue.restore(delivery));
-        inner.queue.go_on_after(last);
+        inner.queue.go_on_after(last, perhaps_sent);
     }
 
     /// Takes out all that is meant of what waits. At QoS 0 it is forgotten, and counted where nobody is told of it.

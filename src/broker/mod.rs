@@ -28,6 +28,7 @@ mod listener;
 mod mailbox;
 mod metrics;
 mod outbox;
+mod overdue;
 mod passwords;
 pub mod proxy;
 mod publish;
@@ -129,6 +130,8 @@ struct Shared {
     journal: Option<Journal>,
     /// Bytes that may wait for the bridge.
     telemetry_buffer: AtomicU64,
+    /// Milliseconds that a message may wait for a client; 0 is no limit.
+    max_queued_age: AtomicU64,
     sys: Sys,
     counters: Counters,
     events: Events,
@@ -307,6 +310,7 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
         registry: Registry::default(),
         store: Store::default(),
         journal,
+        max_queued_age: AtomicU64::new(config.limits.max_queued_millis()),
         telemetry_buffer: AtomicU64::new(config.bridge.as_ref().map_or(0, |bridge| bridge.buffer)),
         sys: Sys::default(),
         counters,
@@ -339,6 +343,7 @@ pub fn start(config: Config, etc: Etc, state: &State, shutdown: Shutdown) -> Res
     let (admin, readiness) = admin::serve(admin, &shared, documents.clone(), &shutdown, &mut tasks)?;
     tasks.spawn(events::tell_suppressed(shared.clone(), shutdown.clone()));
     tasks.spawn(relief::serve(shared.clone(), shutdown.clone()));
+    tasks.spawn(overdue::serve(shared.clone(), shutdown.clone()));
     tasks.spawn(sys::serve(shared.clone(), shutdown.clone()));
     tasks.spawn(issuers::serve(documents.clone(), shared.clone(), shutdown.clone()));
     tasks.spawn(documents::watch(documents, files, shared.clone(), readiness, shutdown.clone()));

@@ -9,7 +9,7 @@ use super::events::{self, Who};
 use super::limits::Limit;
 use super::quota::Pace;
 use super::router::Routes;
-use super::{Shared, aliases, unix_millis};
+use super::{Shared, aliases};
 use crate::auth::explain::{self, Request, Verb};
 use crate::auth::{Decision, Grants, Layer};
 use crate::config::broker::Rate;
@@ -189,12 +189,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         {
             return self.refuse_publication(publish, limit).map(|()| false);
         }
-        let lifetime = publish.properties.message_expiry.is_some();
         let wants_origin = routes.wants_origin || publish.retain;
-        let wall = if lifetime || wants_origin { unix_millis() } else { 0 };
+        let wall = self.turn.wall();
         let origin = wants_origin.then(|| {
             let client_id = self.peer.client_id.clone();
-            Box::new(Origin { id: self.publisher.next_id(wall), client_id, received_at: wall })
+            Box::new(Origin { id: self.publisher.next_id(wall), client_id })
         });
         let message = Arc::new(Message::new(publish, publish.topic, wall, origin));
         if routes.refuses(&message, from) {

@@ -326,8 +326,14 @@ impl Shared {
         }
     }
 
-    /// Takes up how much may be kept, while the broker runs.
+    /// Milliseconds that a message may wait for a client, if that is limited.
+    pub fn max_queued_age(&self) -> Option<u64> {
+        Some(self.max_queued_age.load(Ordering::Relaxed)).filter(|most| *most > 0)
+    }
+
+    /// Takes up how much may be kept and for how long, while the broker runs.
     pub fn keep_as_much_as(&self, config: &Config) {
+        self.max_queued_age.store(config.limits.max_queued_millis(), Ordering::Relaxed);
         if let (Some(journal), Some(storage)) = (&self.journal, config.storage) {
             journal.set_size(storage.size);
         }

@@ -504,7 +504,7 @@ mod tests {
     use crate::broker::mailbox::Admitted;
     use crate::mqtt::packet::Publish;
     use crate::mqtt::topic;
-    use crate::store::{Full, Limits};
+    use crate::store::{Age, Full, Limits};
 
     const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, full: Full::DropOldest };
 
@@ -519,7 +519,7 @@ mod tests {
     }
 
     fn all(window: usize) -> Admitted {
-        Admitted { window, end: u64::MAX, written: u64::MAX }
+        Admitted { window, end: u64::MAX, written: u64::MAX, age: Age::ANY }
     }
 
     fn parse(filter: &str) -> Filter<'_> {
@@ -580,7 +580,7 @@ mod tests {
         router.subscribe(&parse("a/+"), two);
         router.routes("a/b").deliver(&message("a/b", QoS::ExactlyOnce), 0, 0, &mut Effects::default());
         let mut queued = Vec::new();
-        one.mailbox.take(&all(10), &mut Vec::new(), &mut queued, 0);
+        one.mailbox.take(&all(10), &mut Vec::new(), &mut queued, 0, &mut Effects::default());
         assert_eq!(queued.len(), 1);
         assert_eq!(queued[0].qos, QoS::ExactlyOnce);
         assert_eq!(queued[0].via.as_ref().unwrap().identifiers, [7, 9]);
@@ -634,7 +634,7 @@ mod tests {
         routes.deliver(&message, 0, 0, &mut Effects::default());
         assert!(routes.refuses(&message, 0), "one past it");
         assert!(!routes.refuses(&self::message("a", QoS::AtMostOnce), 0), "QoS 0 does not wait in queues");
-        full.mailbox.take(&all(1), &mut Vec::new(), &mut Vec::new(), 0);
+        full.mailbox.take(&all(1), &mut Vec::new(), &mut Vec::new(), 0, &mut Effects::default());
         assert!(!routes.refuses(&message, 0));
     }
 

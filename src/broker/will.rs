@@ -31,7 +31,7 @@ pub struct Will {
 }
 
 impl Will {
-    /// Copies the will out of CONNECT. `origin` tells where it will come from; its time is set when it is sent.
+    /// Copies the will out of CONNECT. `origin` tells where it will come from; when it is received is when it is sent.
     pub fn new(asked: &Asked<'_>, version: Version, identity: &Arc<Identity>, origin: Origin) -> Self {
         let expiry = asked.properties.publish.message_expiry;
         let properties = PublishProperties { message_expiry: None, ..asked.properties.publish.clone() };
@@ -106,7 +106,8 @@ impl Will {
             qos,
             retain: stored.retain,
             expires_at: None,
-            origin: Some(StoredOrigin { id, client_id, received_at: 0 }),
+            received_at: 0,
+            origin: Some(StoredOrigin { id, client_id }),
         };
         let message = Message::restore(parts).ok_or(BadWill)?;
         let (expiry, delay) = (stored.expiry, Duration::from_secs(stored.delay));
@@ -146,9 +147,7 @@ fn send(shared: &Shared, will: Will, effects: &mut Effects) {
     }
     let now = unix_millis();
     message.expires_at = expiry.map(|seconds| now + u64::from(seconds) * 1000);
-    if let Some(origin) = &mut message.origin {
-        origin.received_at = now;
-    }
+    message.received_at = now;
     let message = Arc::new(message);
     let limited = |limit, what| events::limited(shared, limit, &client_id, what);
     let routes = shared.router.routes(message.topic());

@@ -36,12 +36,13 @@ impl Broker {
         self.storage.map_or(Durability::Memory, |storage| storage.durability)
     }
 
-    /// What holds until a restart: all but who may do what, and how much may be kept, which a broker takes up while it
-    /// runs.
+    /// What holds until a restart: all but who may do what, and how much may be kept and how long, which a broker takes up
+    /// while it runs.
     #[must_use]
     pub fn until_restart(&self) -> Self {
         Self {
             auth: Settings::default(),
+            limits: Limits { max_queued_age: None, ..self.limits.clone() },
             storage: self.storage.map(|storage| Storage { size: 0, ..storage }),
             bridge: self.bridge.as_ref().map(|bridge| BridgeAccess { buffer: 0, ..bridge.clone() }),
             ..self.clone()

@@ -48,6 +48,8 @@ pub struct Limits {
     pub max_queued_messages: u32,
     /// Bytes that wait for a session.
     pub max_queued_bytes: u64,
+    /// Seconds that a message may wait for a session, since it was published; 0 is no limit as well.
+    pub max_queued_age: Option<u32>,
     /// What happens when more would wait.
     pub queue_full: QueueFull,
     /// Retained messages; 0 switches retaining off.
@@ -80,6 +82,13 @@ pub enum QueueFull {
     Refuse,
 }
 
+impl Limits {
+    /// [`Self::max_queued_age`] in milliseconds; 0 is no limit.
+    pub fn max_queued_millis(&self) -> u64 {
+        u64::from(self.max_queued_age.unwrap_or(0)) * 1000
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -106,6 +115,7 @@ impl Default for Limits {
             max_subscriptions: 1000,
             max_queued_messages: 100_000,
             max_queued_bytes: 64 * 1024 * 1024,
+            max_queued_age: None,
             queue_full: QueueFull::DropOldest,
             max_retained_messages: 100_000,
             max_retained_bytes: 64 * 1024 * 1024,

@@ -37,6 +37,7 @@ pub fn limits(spec: &MqttBrokerSpec) -> Result<broker::Limits, Invalid> {
         max_subscriptions: limits.max_subscriptions.unwrap_or(default.max_subscriptions),
         max_queued_messages: limits.max_queued_messages.unwrap_or(default.max_queued_messages),
         max_queued_bytes: bytes("maxQueuedBytes", limits.max_queued_bytes.as_ref(), default.max_queued_bytes)?,
+        max_queued_age: max_queued_age(limits)?,
         queue_full: match limits.queue_full.unwrap_or_default() {
             api::QueueFull::DropOldest => QueueFull::DropOldest,
             api::QueueFull::Refuse => QueueFull::Refuse,
@@ -100,6 +101,12 @@ fn max_keep_alive(limits: &api::Limits) -> Result<u16, Invalid> {
     u16::try_from(longest).map_err(|_| {
         Invalid::new(field("maxKeepAlive"), "must be at most 65535 seconds, the longest keep alive of MQTT")
     })
+}
+
+/// Nothing waits for less than a second; 0 is no limit.
+fn max_queued_age(limits: &api::Limits) -> Result<Option<u32>, Invalid> {
+    let longest = seconds("maxQueuedAge", limits.max_queued_age.as_ref(), 0)?;
+    Ok((longest > 0).then_some(longest))
 }
 
 /// What the object says, else three quarters of what its container may use: the rest is for the allocator, for threads

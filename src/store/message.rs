@@ -24,6 +24,9 @@ pub struct Message {
     pub retain: bool,
     /// Milliseconds since 1970 UTC at which it expires `[MQTT-3.3.2-5]`.
     pub expires_at: Option<u64>,
+    /// Milliseconds since 1970 UTC at which the broker received it. 0 where that is not known: such a message is never too
+    /// old.
+    pub received_at: u64,
     /// Where it comes from; known for messages that go to the bridge.
     pub origin: Option<Box<Origin>>,
 }
@@ -34,8 +37,6 @@ pub struct Origin {
     /// A ULID; the same at each delivery.
     pub id: u128,
     pub client_id: Arc<str>,
-    /// Milliseconds since 1970 UTC at which the broker received it.
-    pub received_at: u64,
 }
 
 /// A publication as the journal holds it. Lengths are as they were read: nothing is known of them.
@@ -50,6 +51,7 @@ pub struct Stored<'a> {
     pub qos: QoS,
     pub retain: bool,
     pub expires_at: Option<u64>,
+    pub received_at: u64,
     pub origin: Option<StoredOrigin<'a>>,
 }
 
@@ -58,11 +60,10 @@ pub struct Stored<'a> {
 pub struct StoredOrigin<'a> {
     pub id: u128,
     pub client_id: &'a str,
-    pub received_at: u64,
 }
 
 impl Message {
-    /// Copies what `publish` borrows. `topic` stands in for the topic that an alias left empty.
+    /// Copies what `publish` borrows, received at `now`. `topic` stands in for the topic that an alias left empty.
     pub fn new(publish: &Publish<'_>, topic: &str, now: u64, origin: Option<Box<Origin>>) -> Self {
         let properties = &publish.properties;
         let mut bytes = Vec::with_capacity(topic.len() + publish.payload.len() + properties_hint(publish));
@@ -79,6 +80,7 @@ impl Message {
             qos: publish.qos,
             retain: publish.retain,
             expires_at: properties.message_expiry.map(|seconds| now + u64::from(seconds) * 1000),
+            received_at: now,
             origin,
         };
         memory::count(message.cost());
@@ -93,8 +95,8 @@ impl Message {
             return None;
         }
         let origin = stored.origin.map(|origin| {
-            let StoredOrigin { id, client_id, received_at } = origin;
-            Box::new(Origin { id, client_id: client_id.into(), received_at })
+            let StoredOrigin { id, client_id } = origin;
+            Box::new(Origin { id, client_id: client_id.into() })
         });
         let message = Self {
             id: AtomicU64::new(stored.id),
@@ -105,6 +107,7 @@ impl Message {
             qos: stored.qos,
             retain: stored.retain,
             expires_at: stored.expires_at,
+            received_at: stored.received_at,
             origin,
         };
         memory::count(message.cost());
@@ -113,11 +116,7 @@ impl Message {
 
     /// What is to be stored of it.
     pub fn stored(&self) -> Stored<'_> {
-        let origin = self.origin.as_ref().map(|origin| StoredOrigin {
-            id: origin.id,
-            client_id: &origin.client_id,
-            received_at: origin.received_at,
-        });
+        let origin = self.origin.as_ref().map(|origin| StoredOrigin { id: origin.id, client_id: &origin.client_id });
         Stored {
             id: self.id.load(Ordering::Relaxed),
             bytes: &self.bytes,
@@ -126,6 +125,7 @@ impl Message {
             qos: self.qos,
             retain: self.retain,
             expires_at: self.expires_at,
+            received_at: self.received_at,
             origin,
         }
     }
@@ -237,13 +237,14 @@ mod tests {
             properties,
             payload: b"warm",
         };
-        let origin = Origin { id: 7, client_id: "sensor".into(), received_at: 1000 };
+        let origin = Origin { id: 7, client_id: "sensor".into() };
         let message = Message::new(&publish, "a/b", 1000, Some(Box::new(origin)));
         assert!(!message.journaled());
         assert_eq!((message.id(|| 5), message.id(|| 6)), (5, 5), "a number is given once");
         let again = Message::restore(message.stored()).unwrap();
         assert_eq!(again.stored(), message.stored());
         assert_eq!((again.topic(), again.payload(), again.expires_at), ("a/b", &b"warm"[..], Some(3000)));
+        assert_eq!(again.received_at, 1000);
         assert!(again.journaled());
     }
 
@@ -257,6 +258,7 @@ mod tests {
             qos: QoS::AtLeastOnce,
             retain: false,
             expires_at: None,
+            received_at: 0,
             origin: None,
         };
         assert!(Message::restore(stored).is_none(), "the topic is not text");

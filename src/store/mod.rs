@@ -17,7 +17,7 @@ pub use inbound::{Arrival, Inbound};
 pub use inflight::{Inflight, Sent};
 pub use journal::EXTRA;
 pub use message::{Message, Origin, Stored, StoredOrigin};
-pub use queue::{Delivery, Full, Limits, Queue, Via};
+pub use queue::{Age, Delivery, Full, Limits, Old, Queue, Via};
 pub use retained::{Cursor, NotRetained, Retained, Room};
 pub use sessions::{Sessions, StoredSession, Subscription};
 

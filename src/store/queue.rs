@@ -56,6 +56,53 @@ pub enum Full {
     Wait,
 }
 
+/// How long a message may wait, at a certain time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    now: u64,
+    most: u64,
+}
+
+impl Age {
+    /// For ever.
+    pub const ANY: Self = Self { now: 0, most: u64::MAX };
+
+    /// `most` milliseconds since it was received, at `now` in milliseconds since 1970 UTC.
+    pub fn new(now: u64, most: u64) -> Self {
+        Self { now, most }
+    }
+
+    /// Whether the message has waited longer.
+    pub fn is_over(&self, message: &Message) -> bool {
+        message.received_at > 0 && self.now.saturating_sub(message.received_at) > self.most
+    }
+}
+
+/// What was taken out of a queue because it had waited too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Old {
+    /// Messages that the limit cost.
+    pub dropped: usize,
+    /// Messages that had expired as well: they were over without it.
+    pub expired: usize,
+}
+
+impl Old {
+    /// All of it.
+    pub fn len(&self) -> usize {
+        self.dropped + self.expired
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn add(&mut self, more: Self) {
+        self.dropped += more.dropped;
+        self.expired += more.expired;
+    }
+}
+
 /// Messages that may go at each push while it shrinks.
 const SHRINK_BY: usize = 4;
 
@@ -64,6 +111,8 @@ const SHRINK_BY: usize = 4;
 pub struct Queue {
     waiting: VecDeque<Delivery>,
     last_seq: u64,
+    /// What waits up to this place may have been sent before the broker was started.
+    perhaps_sent: u64,
     bytes: usize,
     limits: Limits,
     held: Held,
@@ -72,7 +121,7 @@ pub struct Queue {
 impl Queue {
     /// An empty queue.
     pub fn new(limits: Limits) -> Self {
-        Self { waiting: VecDeque::new(), last_seq: 0, bytes: 0, limits, held: Held::default() }
+        Self { waiting: VecDeque::new(), last_seq: 0, perhaps_sent: 0, bytes: 0, limits, held: Held::default() }
     }
 
     /// Has other limits from now on; what waits already stays.
@@ -106,9 +155,10 @@ impl Queue {
         self.put(delivery);
     }
 
-    /// Goes on after this place.
-    pub fn go_on_after(&mut self, seq: u64) {
+    /// Goes on after this place. What waits up to `perhaps_sent` may have been sent before.
+    pub fn go_on_after(&mut self, seq: u64, perhaps_sent: u64) {
         self.last_seq = self.last_seq.max(seq);
+        self.perhaps_sent = perhaps_sent;
     }
 
     fn put(&mut self, delivery: Delivery) {
@@ -164,6 +214,33 @@ impl Queue {
         Some(delivery)
     }
 
+    /// Takes out the oldest that have waited too long, up to the first that has not, and at most `most`; each is told to
+    /// `gone`.
+    pub fn drop_old(&mut self, age: Age, most: usize, mut gone: impl FnMut(Delivery)) -> Old {
+        let mut old = Old::default();
+        while old.len() < most
+            && let Some(oldest) = self.waiting.front()
+            && age.is_over(&oldest.message)
+            && self.may_drop(oldest)
+            && let Some(oldest) = self.pop()
+        {
+            if oldest.message.is_expired(age.now) {
+                old.expired += 1;
+            } else {
+                old.dropped += 1;
+            }
+            gone(oldest);
+        }
+        old
+    }
+
+    /// A client that has said PUBREC for a message keeps its packet identifier until it gets PUBREL: what it may have is sent
+    /// again, or it would take another message with that identifier for the same one.
+    fn may_drop(&self, delivery: &Delivery) -> bool {
+        let is_doubtful = delivery.qos == QoS::ExactlyOnce && delivery.seq <= self.perhaps_sent;
+        self.limits.full != Full::Wait && !is_doubtful
+    }
+
     /// Takes out all those that are meant, in their order.
     pub fn extract(&mut self, mut meant: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
         let mut taken = Vec::new();
@@ -207,18 +284,24 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::mqtt::packet::Publish;
+    use crate::mqtt::property::PublishProperties;
 
     fn delivery(payload: &str) -> Delivery {
+        of(payload, QoS::AtLeastOnce, 0, None)
+    }
+
+    /// One that was received at this time, and lives so many seconds.
+    fn of(payload: &str, qos: QoS, received_at: u64, message_expiry: Option<u32>) -> Delivery {
         let publish = Publish {
             dup: false,
-            qos: QoS::AtLeastOnce,
+            qos,
             retain: false,
             topic: "t",
             packet_id: None,
-            properties: Default::default(),
+            properties: PublishProperties { message_expiry, ..Default::default() },
             payload: payload.as_bytes(),
         };
-        Delivery::new(Arc::new(Message::new(&publish, "t", 0, None)), QoS::AtLeastOnce, false, None)
+        Delivery::new(Arc::new(Message::new(&publish, "t", received_at, None)), qos, false, None)
     }
 
     /// Pushes, and answers how many had to go.
@@ -286,6 +369,66 @@ mod tests {
         let mut kept = Queue::new(Limits { messages: 1, bytes: 1, full: Full::Wait });
         (0..3).for_each(|_| assert_eq!(push(&mut kept, "x"), 0));
         assert_eq!(shorten(&mut kept, 0, 0), 0, "what must not drop does not");
+    }
+
+    const ROOMY: Limits = Limits { messages: usize::MAX, bytes: usize::MAX, full: Full::Refuse };
+
+    /// A queue with messages of these times, and which of them go; then what is left.
+    fn drop_old(limits: Limits, waiting: Vec<Delivery>, age: Age, most: usize) -> (Old, Vec<u64>, usize) {
+        let mut queue = Queue::new(limits);
+        waiting.into_iter().for_each(|delivery| {
+            queue.push(delivery, |_| {});
+        });
+        let mut gone = Vec::new();
+        let old = queue.drop_old(age, most, |delivery| gone.push(delivery.seq));
+        assert_eq!(queue.bytes(), queue.waiting.iter().map(|delivery| delivery.message.size()).sum::<usize>());
+        (old, gone, queue.len())
+    }
+
+    #[test]
+    fn what_has_waited_longer_than_it_may_goes_and_what_has_waited_just_so_long_stays() {
+        let waiting = || [1000, 1001, 1002, 900].map(|at| of("x", QoS::AtLeastOnce, at, None)).to_vec();
+        let dropped = |dropped| Old { dropped, expired: 0 };
+        // The last is as old as any, but behind one that is not: it goes when that one has gone.
+        assert_eq!(drop_old(ROOMY, waiting(), Age::new(3001, 2000), 9), (dropped(1), vec![1], 3));
+        assert_eq!(drop_old(ROOMY, waiting(), Age::new(3003, 2000), 9), (dropped(4), vec![1, 2, 3, 4], 0));
+        assert_eq!(drop_old(ROOMY, waiting(), Age::new(3003, 2000), 2), (dropped(2), vec![1, 2], 2), "a part");
+        assert_eq!(drop_old(ROOMY, waiting(), Age::ANY, 9), (dropped(0), vec![], 4));
+        assert_eq!(drop_old(ROOMY, waiting(), Age::new(10, 1), 9), (dropped(0), vec![], 4), "the clock was set back");
+    }
+
+    #[test]
+    fn a_message_of_which_nobody_knows_when_it_was_received_is_never_too_old() {
+        let waiting = vec![of("x", QoS::AtLeastOnce, 0, None)];
+        assert_eq!(drop_old(ROOMY, waiting, Age::new(u64::MAX, 1), 9), (Old::default(), vec![], 1));
+    }
+
+    #[test]
+    fn what_has_expired_as_well_is_told_from_what_the_limit_cost() {
+        let waiting = vec![of("x", QoS::AtLeastOnce, 1000, Some(1)), of("x", QoS::AtLeastOnce, 1000, Some(9))];
+        let old = Old { dropped: 1, expired: 1 };
+        assert_eq!(drop_old(ROOMY, waiting, Age::new(5000, 2000), 9), (old, vec![1, 2], 0));
+    }
+
+    #[test]
+    fn nothing_is_too_old_for_a_queue_that_must_not_drop() {
+        let waiting = vec![of("x", QoS::AtLeastOnce, 1, None)];
+        let limits = Limits { full: Full::Wait, ..ROOMY };
+        assert_eq!(drop_old(limits, waiting, Age::new(u64::MAX, 1), 9), (Old::default(), vec![], 1));
+    }
+
+    #[test]
+    fn what_the_client_may_hold_an_identifier_of_is_not_too_old() {
+        for (qos, left) in [(QoS::AtLeastOnce, 0), (QoS::ExactlyOnce, 1)] {
+            let mut queue = Queue::new(ROOMY);
+            (1..=2).for_each(|seq| queue.restore(Delivery { seq, ..of("x", qos, 1, None) }));
+            queue.go_on_after(2, 1);
+            queue.drop_old(Age::new(1000, 1), 9, |_| {});
+            assert_eq!(queue.len(), 2 * left, "{qos:?}: and what is behind it waits");
+            queue.pop();
+            queue.drop_old(Age::new(1000, 1), 9, |_| {});
+            assert_eq!(queue.len(), 0);
+        }
     }
 
     #[test]

@@ -167,7 +167,7 @@ async fn decisions_are_counted_with_where_the_rule_stands_and_losses_with_their_
     await_until(DEADLINE, "a message that is too large", async || {
         let text = broker.metrics().await;
         let lost = |cause: &str| value(&text, &format!("mqtt_messages_dropped_total{{cause=\"{cause}\"}}"));
-        let causes = ["slow", "queue_full", "refused", "memory", "revoked", "session_ended"];
+        let causes = ["slow", "queue_full", "refused", "too_old", "memory", "revoked", "session_ended"];
         if lost("too_large") == Some(1.0) && causes.iter().all(|cause| lost(cause) == Some(0.0)) {
             Ok(())
         } else {

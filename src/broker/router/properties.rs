@@ -7,9 +7,10 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::broker::mailbox::Admitted;
 use crate::mqtt::packet::{Publish, RetainHandling};
 use crate::mqtt::topic;
-use crate::store::{Full, Limits};
+use crate::store::{Age, Full, Limits};
 
 const SESSIONS: u64 = 5;
 const LIMITS: Limits = Limits { messages: 1000, bytes: usize::MAX, full: Full::DropOldest };
@@ -153,8 +154,8 @@ fn check_delivery(routes: &Routes, expected: &Expected, topic: &str, from: u64, 
     let mut served = BTreeSet::new();
     for mailbox in mailboxes {
         let (mut qos0, mut queued) = (Vec::new(), Vec::new());
-        let admitted = crate::broker::mailbox::Admitted { window: usize::MAX, end: u64::MAX, written: u64::MAX };
-        mailbox.take(&admitted, &mut qos0, &mut queued, 0);
+        let admitted = Admitted { window: usize::MAX, end: u64::MAX, written: u64::MAX, age: Age::ANY };
+        mailbox.take(&admitted, &mut qos0, &mut queued, 0, &mut Effects::default());
         let mut direct = 0;
         for delivery in qos0.into_iter().chain(queued) {
             if let Some(share) = delivery.via.as_ref().and_then(|via| via.share.clone()) {

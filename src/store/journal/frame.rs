@@ -6,8 +6,8 @@
 
 use super::record::{FRAME, Records, is_kind};
 
-/// The format that is written.
-pub const FORMAT: u32 = 1;
+/// The format that is written. Since 2, the record of each message says when it was received.
+pub const FORMAT: u32 = 2;
 /// Bytes of a segment's header.
 pub const HEADER: usize = 32;
 const MAGIC: [u8; 8] = *b"mqttjrnl";

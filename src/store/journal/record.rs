@@ -174,6 +174,8 @@ const EXPIRES: u8 = 8;
 const ORIGIN: u8 = 16;
 const FROM_CLIENT: u8 = 32;
 const RETAINED: u8 = 64;
+/// When it was received is said. Records of format 1 do not have this flag: there only an origin says it.
+const RECEIVED_AT: u8 = 128;
 // Of an extra.
 const WITH_BYTES: u8 = 32;
 
@@ -511,14 +513,14 @@ fn put_targets<'t>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = (&'
 fn message_head(out: &mut Vec<u8>, stored: &Stored<'_>, flags: u8) {
     let expires = if stored.expires_at.is_some() { EXPIRES } else { 0 };
     let origin = if stored.origin.is_some() { ORIGIN } else { 0 };
-    out.push(delivery_flags(stored.qos, stored.retain) | expires | origin | flags);
+    out.push(delivery_flags(stored.qos, stored.retain) | expires | origin | RECEIVED_AT | flags);
     number(out, stored.id);
     if let Some(at) = stored.expires_at {
         number(out, at);
     }
+    number(out, stored.received_at);
     if let Some(origin) = &stored.origin {
         out.extend_from_slice(&origin.id.to_le_bytes());
-        number(out, origin.received_at);
         text(out, origin.client_id);
     }
     number(out, stored.topic_length as u64);

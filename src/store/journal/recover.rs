@@ -130,7 +130,7 @@ fn agree_on_format<D: Disk>(disk: &mut D, begins: &BTreeMap<u32, Begin>) -> Resu
     let headers = || begins.values().filter_map(|begin| begin.header);
     let of_headers = headers().map(|header| header.format).max();
     if let Some(found) = file.as_ref().map(|file| file.format).max(of_headers) {
-        upgrade(disk, found)?;
+        upgrade(found)?;
     }
     let of_file = file.as_ref().and_then(|file| u64::from_str_radix(&file.salt, 16).ok());
     // It must fit the segments: the file's, unless none has it.
@@ -138,7 +138,8 @@ fn agree_on_format<D: Disk>(disk: &mut D, begins: &BTreeMap<u32, Begin>) -> Resu
     let fits = |salt: &u64| of_headers.is_none() || headers().any(|header| header.salt == *salt);
     let salt = of_file.filter(fits).or(of_headers);
     let salt = salt.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    if of_file != Some(salt) {
+    // Before anything of this format is written: a broker that reads only the one before must not take it for its own.
+    if of_file != Some(salt) || file.is_none_or(|file| file.format != FORMAT) {
         let format = Format { format: FORMAT, salt: format!("{salt:016x}") };
         let text = serde_json::to_vec(&format).map_err(io::Error::from)?;
         disk.put("format", &text)?;
@@ -147,10 +148,10 @@ fn agree_on_format<D: Disk>(disk: &mut D, begins: &BTreeMap<u32, Begin>) -> Resu
 }
 
 /// Brings a journal of an older format to this one, a step for each format.
-fn upgrade<D: Disk>(_disk: &mut D, found: u32) -> Result<(), Unreadable> {
+fn upgrade(found: u32) -> Result<(), Unreadable> {
     match found {
-        // The first format there is.
-        FORMAT => Ok(()),
+        // Its records tell from those of format 2 by a flag and are read as they are; compacting writes them anew.
+        1 | FORMAT => Ok(()),
         _ => Err(Unreadable::Newer { found }),
     }
 }

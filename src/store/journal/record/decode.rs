@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    EXPIRES, EXTRA, FROM_CLIENT, Left, ORIGIN, RECEIVED, RETAIN, RETAINED, Record, Reference, SAME_VIA, Target, VIA,
-    WITH_BYTES, kind,
+    EXPIRES, EXTRA, FROM_CLIENT, Left, ORIGIN, RECEIVED, RECEIVED_AT, RETAIN, RETAINED, Record, Reference, SAME_VIA,
+    Target, VIA, WITH_BYTES, kind,
 };
 use crate::mqtt::packet::{RetainHandling, SubscriptionOptions};
 use crate::mqtt::{PacketId, QoS};
@@ -274,16 +274,23 @@ fn read_head<'a>(input: &mut &'a [u8]) -> Option<Head<'a>> {
     let flags = read_byte(input)?;
     let id = read_number(input)?;
     let expires_at = if flags & EXPIRES == 0 { None } else { Some(read_number(input)?) };
+    let of_format_1 = flags & RECEIVED_AT == 0;
+    // Of a message without an origin, format 1 does not say it.
+    let mut received_at = if of_format_1 { 0 } else { read_number(input)? };
     let origin = if flags & ORIGIN == 0 {
         None
     } else {
         let id = u128::from_le_bytes(take(input, 16)?.try_into().ok()?);
-        Some(StoredOrigin { id, received_at: read_number(input)?, client_id: read_text(input)? })
+        if of_format_1 {
+            received_at = read_number(input)?;
+        }
+        Some(StoredOrigin { id, client_id: read_text(input)? })
     };
     let (topic_length, properties_length) = (read_length(input)?, read_length(input)?);
     let length = read_length(input)?;
     let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & RETAIN != 0);
-    let stored = Stored { id, bytes: &[], topic_length, properties_length, qos, retain, expires_at, origin };
+    let stored =
+        Stored { id, bytes: &[], topic_length, properties_length, qos, retain, expires_at, received_at, origin };
     Some(Head { flags, stored, length })
 }
 

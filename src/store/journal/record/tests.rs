@@ -53,14 +53,16 @@ struct Parts {
     qos: QoS,
     retain: bool,
     expires_at: Option<u64>,
-    origin: Option<(u128, String, u64)>,
+    received_at: u64,
+    origin: Option<(u128, String)>,
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..300);
-    let origin = prop::option::of((any::<u128>(), "\\PC{0,20}", any::<u64>()));
-    (any::<u64>(), "\\PC{0,40}", bytes(), bytes(), qos(), any::<bool>(), any::<Option<u64>>(), origin).prop_map(
-        |(id, topic, properties, payload, qos, retain, expires_at, origin)| Parts {
+    let origin = prop::option::of((any::<u128>(), "\\PC{0,20}"));
+    let times = (any::<Option<u64>>(), any::<u64>());
+    (any::<u64>(), "\\PC{0,40}", bytes(), bytes(), qos(), any::<bool>(), times, origin).prop_map(
+        |(id, topic, properties, payload, qos, retain, (expires_at, received_at), origin)| Parts {
             id,
             topic,
             properties,
@@ -68,6 +70,7 @@ fn parts() -> impl Strategy<Value = Parts> {
             qos,
             retain,
             expires_at,
+            received_at,
             origin,
         },
     )
@@ -75,11 +78,7 @@ fn parts() -> impl Strategy<Value = Parts> {
 
 fn message_of(parts: &Parts) -> Message {
     let bytes = [parts.topic.as_bytes(), &parts.properties, &parts.payload].concat();
-    let origin = parts.origin.as_ref().map(|(id, client_id, received_at)| StoredOrigin {
-        id: *id,
-        client_id,
-        received_at: *received_at,
-    });
+    let origin = parts.origin.as_ref().map(|(id, client_id)| StoredOrigin { id: *id, client_id });
     let stored = Stored {
         id: parts.id,
         bytes: &bytes,
@@ -88,6 +87,7 @@ fn message_of(parts: &Parts) -> Message {
         qos: parts.qos,
         retain: parts.retain,
         expires_at: parts.expires_at,
+        received_at: parts.received_at,
         origin,
     };
     Message::restore(stored).expect("the parts fit")

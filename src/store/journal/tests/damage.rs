@@ -165,7 +165,7 @@ fn a_hole_where_records_were_is_damage_and_one_at_the_end_is_not() {
 #[test]
 fn a_newer_format_is_refused() {
     let (mut disk, _) = small();
-    disk.add("format", b"{\"format\":2,\"salt\":\"00\"}");
+    disk.add("format", b"{\"format\":3,\"salt\":\"00\"}");
     let refused = recover(&mut disk, SIZE, SEGMENT).unwrap_err().to_string();
-    assert_eq!(refused, "its format is 2, and this version reads up to 1");
+    assert_eq!(refused, "its format is 3, and this version reads up to 2");
 }

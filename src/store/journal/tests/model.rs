@@ -287,6 +287,7 @@ pub fn message(id: u64, topic: &str, payload: &[u8]) -> Arc<Message> {
         qos: QoS::AtLeastOnce,
         retain: false,
         expires_at: None,
+        received_at: id,
         origin: None,
     };
     Arc::new(Message::restore(stored).unwrap())
