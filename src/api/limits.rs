@@ -85,8 +85,8 @@ pub struct Limits {
     /// Bytes that wait for a session; default `64Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_queued_bytes: Option<Quantity>,
-    /// How long a message may wait for a session, since it was published; what has waited longer is dropped. Default 0, no
-    /// limit.
+    /// How long a message may wait for a session, since it was published; what has waited longer is dropped. Default `0s`,
+    /// no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_queued_age: Option<Duration>,
     /// What happens when more would wait for a session: `dropOldest` (default), or `refuse` to take the publication.

@@ -587,3 +587,59 @@ impl Ticket {
         self.waker.wake_by_ref();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::packet::Publish;
+
+    fn delivery(received_at: u64) -> Delivery {
+        let (qos, properties) = (QoS::AtLeastOnce, Default::default());
+        let publish = Publish { dup: false, qos, retain: false, topic: "t", packet_id: None, properties, payload: b"" };
+        Delivery::new(Arc::new(Message::new(&publish, "t", received_at, None)), qos, false, None)
+    }
+
+    #[test]
+    fn what_is_too_old_is_not_taken_but_dropped_a_part_at_a_time_and_counted() {
+        let limits = Limits { messages: usize::MAX, bytes: usize::MAX, full: Full::DropOldest };
+        let mailbox = Mailbox::new(1, limits, true);
+        let mut effects = Effects::default();
+        for received_at in std::iter::repeat_n(1000, OLD_AT_ONCE + 10).chain([2000, 2001]) {
+            mailbox.push(delivery(received_at), 0, &mut effects);
+        }
+        let admitted = Admitted { window: 9, end: u64::MAX, written: u64::MAX, age: Age::new(2500, 500) };
+        let take = |effects: &mut Effects| {
+            let mut queued = Vec::new();
+            let taken = mailbox.take(&admitted, &mut Vec::new(), &mut queued, 0, effects);
+            (taken, queued.iter().map(|delivery| delivery.seq).collect::<Vec<_>>())
+        };
+        let of = |dropped, more_old| Taken {
+            dropped: dropped as u64,
+            unwritten: None,
+            old: Old { dropped, expired: 0 },
+            more_old,
+        };
+        let last = OLD_AT_ONCE as u64 + 10;
+        let mut effects = Effects::default();
+        assert_eq!(take(&mut effects), (of(OLD_AT_ONCE, true), vec![]));
+        assert_eq!(take(&mut effects), (of(10, false), vec![last + 1, last + 2]));
+        let mut expected = Effects::default();
+        (1..=last).for_each(|seq| expected.records.done(1, seq));
+        assert_eq!(effects.records.bytes(), expected.records.bytes(), "the journal forgets them");
+        assert_eq!((mailbox.waiting().messages, mailbox.waiting().dropped), (0, last));
+    }
+
+    #[test]
+    fn a_look_at_a_queue_drops_no_more_than_a_part_and_says_that_there_is_more() {
+        let limits = Limits { messages: usize::MAX, bytes: usize::MAX, full: Full::Refuse };
+        let mailbox = Mailbox::new(1, limits, false);
+        for _ in 0..=OLD_AT_ONCE {
+            mailbox.push(delivery(1), 0, &mut Effects::default());
+        }
+        let look = || {
+            let (old, more) = mailbox.drop_old(Age::new(1000, 1), &mut Effects::default());
+            (old.dropped, more)
+        };
+        assert_eq!([look(), look(), look()], [(OLD_AT_ONCE, true), (1, false), (0, false)]);
+    }
+}

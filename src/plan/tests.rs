@@ -72,6 +72,24 @@ fn limits_are_read_as_users_write_them() {
 }
 
 #[test]
+fn how_long_messages_may_wait_is_no_limit_by_default_and_changes_without_a_restart() {
+    let age = |spec: &str| plan_of(spec).unwrap().broker.limits.max_queued_age;
+    assert_eq!(
+        [age("{}"), age("limits: {maxQueuedAge: 0s}"), age("limits: {maxQueuedAge: 1h}")],
+        [None, None, Some(3600)]
+    );
+    for (text, message) in
+        [("2000000h", "must be at most 4294967295 seconds"), ("1d", "\"1d\" is not a duration such as")]
+    {
+        let refused = plan_of(&format!("limits: {{maxQueuedAge: {text}}}")).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("spec.limits.maxQueuedAge: {message}")), "{refused}");
+    }
+    let until_restart = |spec: &str| plan_of(spec).unwrap().broker.until_restart();
+    assert_eq!(until_restart("{}"), until_restart("limits: {maxQueuedAge: 1s}"));
+    assert_ne!(until_restart("{}"), until_restart("limits: {maxQueuedMessages: 1}"));
+}
+
+#[test]
 fn rates_and_their_special_numbers_are_read_as_users_write_them() {
     let spec = "auth: {denyBudget: 5/1m}
 limits: {connectRate: 0, connectRatePerAddress: 20/s, messageRate: 100/10s, byteRate: 1Mi/s, maxKeepAlive: 10m, queueFull: refuse}";

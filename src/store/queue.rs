@@ -376,9 +376,9 @@ mod tests {
     /// A queue with messages of these times, and which of them go; then what is left.
     fn drop_old(limits: Limits, waiting: Vec<Delivery>, age: Age, most: usize) -> (Old, Vec<u64>, usize) {
         let mut queue = Queue::new(limits);
-        waiting.into_iter().for_each(|delivery| {
+        for delivery in waiting {
             queue.push(delivery, |_| {});
-        });
+        }
         let mut gone = Vec::new();
         let old = queue.drop_old(age, most, |delivery| gone.push(delivery.seq));
         assert_eq!(queue.bytes(), queue.waiting.iter().map(|delivery| delivery.message.size()).sum::<usize>());

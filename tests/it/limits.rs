@@ -1,5 +1,7 @@
 //! Every limit at its value and at one past it, over real sockets, in each version to which it applies.
 
+mod age;
+
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -21,7 +21,7 @@ mod disconnect;
 mod errors;
 mod flow;
 mod format;
-mod messages;
+pub mod messages;
 mod ordering;
 mod ping;
 mod properties;

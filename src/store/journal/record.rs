@@ -532,4 +532,4 @@ mod decode;
 pub use decode::{ReadTarget, Seqs, Targets, ViaParts, Way, decode};
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -254,3 +254,45 @@ fn a_number_of_more_than_64_bits_is_none() {
     assert_eq!(read_number(&mut &longest[..]), None);
     assert_eq!(read_number(&mut &[0x80; 11][..]), None);
 }
+
+/// A message's record as format 1 had it: of messages with an origin, the origin says when they were received.
+pub fn published_of_format_1(stored: &Stored<'_>, received_at: u64, targets: &[Target]) -> Records {
+    let mut records = Records::new();
+    records.frame(kind::PUBLISHED, |out| {
+        let expires = if stored.expires_at.is_some() { EXPIRES } else { 0 };
+        let origin = if stored.origin.is_some() { ORIGIN } else { 0 };
+        out.push(delivery_flags(stored.qos, stored.retain) | expires | origin);
+        number(out, stored.id);
+        stored.expires_at.iter().for_each(|at| number(out, *at));
+        if let Some(origin) = &stored.origin {
+            out.extend_from_slice(&origin.id.to_le_bytes());
+            number(out, received_at);
+            text(out, origin.client_id);
+        }
+        number(out, stored.topic_length as u64);
+        number(out, stored.properties_length as u64);
+        number(out, stored.bytes.len() as u64);
+        put_targets(out, targets.iter().map(|target| (target, false)));
+        out.extend_from_slice(stored.bytes);
+    });
+    records
+}
+
+proptest! {
+    #[test]
+    fn records_of_format_1_are_read_with_the_time_that_their_origin_says(
+        parts in parts(), targets in prop::collection::vec(target(), 0..4),
+    ) {
+        let message = message_of(&parts);
+        let old = published_of_format_1(&message.stored(), parts.received_at, &targets);
+        let Record::Published { message: read, targets: to, .. } = only(&old) else { panic!("another kind") };
+        let received_at = if parts.origin.is_some() { parts.received_at } else { 0 };
+        prop_assert_eq!(read, Stored { received_at, ..message.stored() });
+        prop_assert_eq!(to.targets().collect::<Vec<_>>(), targets);
+        // As compacting writes it.
+        let mut anew = Records::new();
+        anew.put_published(&read, None, false, [].into_iter());
+        let Record::Published { message: again, .. } = only(&anew) else { panic!("another kind") };
+        prop_assert_eq!(again, read);
+    }
+}

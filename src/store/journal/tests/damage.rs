@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::store::journal::disk::simulated::{Crash, Dice};
-use crate::store::journal::frame::{HEADER, end_of};
+use crate::store::journal::frame::{FORMAT, HEADER, Header, Seal, end_of};
+use crate::store::journal::record::tests::published_of_format_1;
+use crate::store::{Stored, StoredOrigin};
 
 /// A small journal, closed: a session, a message for it in the middle, and others around. Each event is a record.
 fn small() -> (Simulated, Vec<Event>) {
@@ -168,4 +170,45 @@ fn a_newer_format_is_refused() {
     disk.add("format", b"{\"format\":3,\"salt\":\"00\"}");
     let refused = recover(&mut disk, SIZE, SEGMENT).unwrap_err().to_string();
     assert_eq!(refused, "its format is 3, and this version reads up to 2");
+}
+
+#[test]
+fn a_journal_of_format_1_is_taken_over_and_is_of_this_format_from_then_on() {
+    const SALT: u64 = 9;
+    let stored = |id, origin| Stored {
+        id,
+        bytes: b"t",
+        topic_length: 1,
+        properties_length: 0,
+        qos: crate::mqtt::QoS::AtLeastOnce,
+        retain: false,
+        expires_at: None,
+        received_at: 0,
+        origin,
+    };
+    let target =
+        |seq| super::super::Target { session: 1, seq, qos: crate::mqtt::QoS::AtLeastOnce, retain: false, via: None };
+    let mut frames = Records::new();
+    frames.session(1, "a", 60, 10, b"");
+    let mut frames = frames.bytes().to_vec();
+    let origin = Some(StoredOrigin { id: 7, client_id: "sensor" });
+    frames.extend_from_slice(published_of_format_1(&stored(1, None), 0, &[target(1)]).bytes());
+    frames.extend_from_slice(published_of_format_1(&stored(2, origin), 1234, &[target(2)]).bytes());
+    Seal::new(SALT, 1).seal(&mut frames);
+    let disk = Simulated::default();
+    let header = Header { format: 1, salt: SALT, number: 1 }.encode();
+    disk.add(SEGMENT_FILE, &[&header[..], &frames].concat());
+    disk.add("format", format!("{{\"format\":1,\"salt\":\"{SALT:016x}\"}}").as_bytes());
+    // And again, when a segment of this format stands behind it.
+    for _ in 0..2 {
+        let mut steps = Steps::open(&disk);
+        let queue = &steps.recovered.sessions[0].queue;
+        let found: Vec<_> = queue.iter().map(|it| (it.seq, it.delivery.message.received_at)).collect();
+        assert_eq!(found, [(1, 0), (2, 1234)], "of the first nobody knows when it was received");
+        assert!(!steps.recovered.report.is_damaged(), "{:#?}", steps.recovered.report);
+        steps.append(&[Event::Session(2, 60)]);
+        let format = String::from_utf8(disk.file("format")).unwrap();
+        assert!(format.starts_with(&format!("{{\"format\":{FORMAT},")), "an older broker refuses it: {format}");
+    }
+    assert_eq!(Header::decode(&disk.file("0000000002.log")).unwrap().format, FORMAT);
 }
