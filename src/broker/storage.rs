@@ -20,14 +20,16 @@ impl Collector for StorageMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(journal) = &self.0.journal else { return Ok(()) };
         let (stats, found) = (journal.stats(), journal.found());
+        let places = found.damaged_places + stats.damaged_places;
+        let bytes = found.damaged_bytes + stats.damaged_bytes;
         for (name, help, value) in [
             ("mqtt_storage_health", "0 good, 1 full, 2 failing", journal.health() as u64),
             ("mqtt_storage_bytes", "Bytes of the journal on disk", stats.total_bytes),
             ("mqtt_storage_live_bytes", "Bytes of the journal that are still needed", stats.live_bytes),
             ("mqtt_storage_segments", "Files of the journal", stats.segments),
             ("mqtt_storage_pending_bytes", "Bytes that wait to be written", stats.pending_bytes),
-            ("mqtt_storage_damaged_places", "Places that could not be read at the last start", found.damaged_places),
-            ("mqtt_storage_damaged_bytes", "Bytes that could not be read at the last start", found.damaged_bytes),
+            ("mqtt_storage_damaged_places", "Places that could not be read, at the last start or since", places),
+            ("mqtt_storage_damaged_bytes", "Bytes that could not be read, at the last start or since", bytes),
             ("mqtt_storage_missing_segments", "Files that were missing at the last start", found.missing_segments),
             ("mqtt_storage_lost_deliveries", "Deliveries that the last start could not find", found.lost_deliveries),
             ("mqtt_storage_lost_sessions", "Sessions that the last start could not find", found.lost_sessions),

@@ -454,6 +454,8 @@ impl<D: Disk> Commit<'_, D> {
         stats.total_bytes = writer.total();
         stats.segments = writer.segments();
         stats.compacted_bytes = writer.done.compacted_bytes;
+        stats.damaged_places = writer.done.damaged_places;
+        stats.damaged_bytes = writer.done.damaged_bytes;
         stats.pending_bytes = if self.shared.durable() < self.taken { writer.unsynced() as u64 } else { 0 };
         stats.sync_seconds = tallies.sync_seconds;
         if stats.last_error != tallies.last_error {

@@ -44,6 +44,10 @@ pub trait Disk: Send {
     /// Forgets a segment's file handle, if it has one.
     fn close(&mut self, number: u32);
     fn remove(&mut self, number: u32) -> io::Result<()>;
+    /// Puts a segment that is not the journal's any more beside it, as it is.
+    fn set_aside(&mut self, number: u32) -> io::Result<()>;
+    /// The segments that were.
+    fn aside(&mut self) -> io::Result<Vec<u32>>;
     /// Shortens a segment.
     fn cut(&mut self, number: u32, length: u64) -> io::Result<()>;
     /// A small file; `None` if it is not there.
@@ -191,6 +195,28 @@ impl Disk for Directory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => self.sync_directory(),
         }
+    }
+
+    fn set_aside(&mut self, number: u32) -> io::Result<()> {
+        self.files.remove(&number);
+        let (name, damaged) = (segment_name(number), self.path.join(DAMAGED));
+        std::fs::create_dir_all(&damaged)?;
+        std::fs::rename(self.path.join(&name), damaged.join(&name))?;
+        File::open(&damaged)?.sync_all()?;
+        self.sync_directory()
+    }
+
+    fn aside(&mut self) -> io::Result<Vec<u32>> {
+        let entries = match std::fs::read_dir(self.path.join(DAMAGED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            numbers.extend(entry?.file_name().to_str().and_then(segment_number));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 
     fn cut(&mut self, number: u32, length: u64) -> io::Result<()> {

@@ -146,6 +146,13 @@ impl Index {
         self.slots.len()
     }
 
+    /// How many messages, sessions and subscriptions stand in a segment and nowhere else.
+    pub fn only_in(&self, segment: u32) -> usize {
+        let messages = self.messages().filter(|(_, place)| place.segment == segment).count();
+        let of_sessions = self.sessions.values().flat_map(|it| it.subscriptions().chain([it.place]));
+        messages + of_sessions.filter(|place| place.segment == segment).count()
+    }
+
     /// The slots of what topics retain.
     pub fn retained(&self) -> impl Iterator<Item = u32> {
         self.retained.values().copied()

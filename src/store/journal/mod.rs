@@ -11,6 +11,7 @@ mod crash;
 mod disk;
 mod frame;
 mod index;
+mod medium;
 pub mod record;
 mod recover;
 mod report;
@@ -113,6 +114,9 @@ pub struct Stats {
     pub compacted_bytes: u64,
     /// Bytes that wait to be written.
     pub pending_bytes: u64,
+    /// Places of old segments that could not be read since the start, and their bytes.
+    pub damaged_places: u64,
+    pub damaged_bytes: u64,
     /// How many syncs took up to so many seconds, and all of them.
     pub sync_seconds: SyncSeconds,
     pub last_error: Option<String>,

@@ -5,17 +5,20 @@
 //! ends there: it was being written when the process or the machine stopped. Before it, the disk has damaged it: it is
 //! set aside, and reading goes on at the next frame.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{DAMAGED, Disk, segment_name};
 use super::frame::{FORMAT, Found, HEADER, Header, Seal, end_of, skip_zeroes};
 use super::index::{Held, Index, Place, Session};
+use super::medium::read_around;
 use super::record::{EXTRA, FRAME, Record, Records, Reference, decode};
 use super::report::{Damage, Torn};
 use super::writer::{Old, Start};
@@ -28,6 +31,8 @@ const SAVED: usize = 1024 * 1024;
 const PLACES: u64 = 64;
 /// Bytes behind the end of a segment that are left where they are.
 const CUT: u64 = 64 * 1024;
+/// What is said of a place that the disk has lost.
+const UNREAD: &str = "the disk cannot read it";
 /// Bytes at the begin of a segment in which its first frame is.
 const BEGIN: usize = 256;
 
@@ -65,12 +70,16 @@ struct Reading<'a, D> {
     report: Report,
     old: VecDeque<Old>,
     damaged: u32,
+    unreadable: BTreeSet<u32>,
+    /// What could not be read of the segment that is read.
+    unread: Vec<Range<usize>>,
 }
 
 /// Reads everything; answers what the broker gets, and what the writer goes on with.
 pub fn recover<D: Disk>(disk: &mut D, size: u64, segment: u64) -> Result<(Recovered, Start), Unreadable> {
     let began = Instant::now();
     let (segments, foreign) = disk.list()?;
+    let set_aside = disk.aside()?;
     let mut begins = BTreeMap::new();
     for (number, _) in &segments {
         begins.insert(*number, begin(disk, *number)?);
@@ -88,12 +97,18 @@ pub fn recover<D: Disk>(disk: &mut D, size: u64, segment: u64) -> Result<(Recove
             disk,
             salt,
             index: Index::new([RandomState::new(), RandomState::new()]),
-            report: Report { foreign: foreign.clone(), ..Report::default() },
+            report: Report { foreign: foreign.clone(), set_aside: set_aside.clone(), ..Report::default() },
             old: VecDeque::new(),
             damaged: 0,
+            unreadable: BTreeSet::new(),
+            unread: Vec::new(),
         };
         reading.index.first = first;
         reading.read_all(&segments, &begins)?;
+        if reading.report.records == 0 && !reading.unreadable.is_empty() {
+            // There is no disk any more. To begin anew is not for us to decide.
+            return Err(io::Error::from(Errno::IO).into());
+        }
         if reading.index.first > first {
             // The process died between saying that segments are not needed and removing them. Some may be gone, and
             // with them what says that deliveries of the others are over.
@@ -101,24 +116,24 @@ pub fn recover<D: Disk>(disk: &mut D, size: u64, segment: u64) -> Result<(Recove
             continue;
         }
         let (mut recovered, first_words) = reading.build()?;
-        let Reading { index, old, damaged, .. } = reading;
+        let Reading { index, old, damaged, unreadable, .. } = reading;
         recovered.report.milliseconds = began.elapsed().as_millis() as u64;
         recovered.report.summarise();
         save_report(disk, &recovered.report);
-        let start = Start { salt, size, segment, old, next, damaged, index, first_words };
+        let start = Start { salt, size, segment, old, next, damaged, unreadable, index, first_words };
         return Ok((recovered, start));
     }
 }
 
 fn begin<D: Disk>(disk: &mut D, number: u32) -> io::Result<Begin> {
     let mut bytes = Vec::new();
-    disk.read(number, 0, HEADER, &mut bytes)?;
+    read_around(disk, number, 0, HEADER, &mut bytes)?;
     Ok(Begin { header: Header::decode(&bytes).filter(|header| header.number == number), opened: None })
 }
 
 fn opened<D: Disk>(disk: &mut D, number: u32, seal: Seal) -> io::Result<Option<(u32, u32, u32)>> {
     let mut bytes = Vec::new();
-    disk.read(number, 0, BEGIN, &mut bytes)?;
+    read_around(disk, number, 0, BEGIN, &mut bytes)?;
     let Found::Frame { payload, .. } = seal.read(&bytes, HEADER) else { return Ok(None) };
     let Some(Record::Opened { previous, end, first }) = decode(payload) else { return Ok(None) };
     Ok(Some((previous, end, first)))
@@ -194,8 +209,8 @@ impl<D: Disk> Reading<'_, D> {
         for (number, length) in segments {
             let is_passed_over = ends.get(number) == Some(&0);
             if !is_passed_over {
-                self.disk.read(*number, 0, *length as usize, &mut bytes)?;
-                let used = skip_zeroes(&bytes, HEADER.min(bytes.len())) < bytes.len();
+                self.unread = read_around(self.disk, *number, 0, *length as usize, &mut bytes)?;
+                let used = !self.unread.is_empty() || skip_zeroes(&bytes, HEADER.min(bytes.len())) < bytes.len();
                 if !used && begins.get(number).is_some_and(|begin| begin.header.is_some()) {
                     // Not used yet; the writer makes another. Nor was the one before it, if there is none.
                     self.disk.remove(*number)?;
@@ -211,12 +226,15 @@ impl<D: Disk> Reading<'_, D> {
                 continue;
             }
             if begins.get(number).is_none_or(|begin| begin.header.is_none()) {
-                self.damage(*number, &bytes, 0, HEADER.min(bytes.len()), "the segment's header");
+                let header = 0..HEADER.min(bytes.len());
+                let is_read = self.unread.first().is_none_or(|unread| unread.start > 0);
+                self.damage(*number, &bytes, 0, header.end, if is_read { "the segment's header" } else { UNREAD });
             }
             let is_last = last.is_none_or(|last| *number >= last);
             let end = self.read_segment(*number, &bytes, ends.get(number).copied(), is_last);
             // What is behind the end would be read again one day. If it cannot be cut off, the next segment says so.
-            let cut = end + CUT < *length || self.report.torn.as_ref().is_some_and(|torn| torn.segment == *number);
+            let cut = self.unread.is_empty() && end + CUT < *length
+                || self.report.torn.as_ref().is_some_and(|torn| torn.segment == *number);
             let length = if cut && self.disk.cut(*number, end).is_ok() { end } else { *length };
             self.old.push_back(Old { number: *number, end, length });
             self.disk.close(*number);
@@ -256,14 +274,27 @@ impl<D: Disk> Reading<'_, D> {
                 }
                 Found::End | Found::Broken if at < known => {
                     let next = seal.search(&bytes[..known], at + 1).unwrap_or(known);
-                    self.damage(number, bytes, at, next, what_is_known(&bytes[at..next]));
+                    let what = self.what_is_known(bytes, at..next);
+                    self.damage(number, bytes, at, next, what);
                     at = next;
                 }
                 Found::End | Found::Broken => break,
             }
         }
+        if !self.unread.is_empty() {
+            self.unreadable.insert(number);
+        }
+        if end.is_some() {
+            return at as u64;
+        }
+        if let Some(last) = self.unread.last().filter(|unread| unread.end > at) {
+            // Whether anything was synced there nobody knows.
+            let last = last.end;
+            self.damage(number, bytes, at, last, UNREAD);
+            return at as u64;
+        }
         let rest = &bytes[at.min(bytes.len())..];
-        if end.is_none() && rest.iter().any(|byte| *byte != 0) {
+        if rest.iter().any(|byte| *byte != 0) {
             let torn = rest.len() - rest.iter().rev().take_while(|byte| **byte == 0).count();
             self.report.torn = Some(Torn { segment: number, offset: at as u64, bytes: torn as u64 });
         }
@@ -284,12 +315,26 @@ impl<D: Disk> Reading<'_, D> {
         self.report.bytes += (to - from) as u64;
     }
 
+    fn what_is_known(&self, bytes: &[u8], place: Range<usize>) -> &'static str {
+        if self.unread.iter().any(|unread| unread.start < place.end && unread.end > place.start) {
+            return UNREAD;
+        }
+        let bytes = &bytes[place];
+        if bytes.iter().all(|byte| *byte == 0) {
+            return "a hole: zeroes where records were";
+        }
+        match end_of(bytes, 0) {
+            Some(end) if end == bytes.len() => "one record",
+            _ => "records",
+        }
+    }
+
     fn damage(&mut self, segment: u32, bytes: &[u8], from: usize, to: usize, what: &str) {
         self.damaged = self.damaged.max(segment);
         let name = format!("{DAMAGED}/{}-{from}.bin", segment_name(segment).trim_end_matches(".log"));
         let part = &bytes[from..to.min(from + SAVED)];
         // A disk that is full keeps nobody from starting.
-        let saved = self.report.damaged_places < PLACES && self.disk.put(&name, part).is_ok();
+        let saved = what != UNREAD && self.report.damaged_places < PLACES && self.disk.put(&name, part).is_ok();
         let (offset, length) = (from as u64, (to - from) as u64);
         let saved = saved.then_some(name);
         self.report.damaged(Damage { segment, offset, bytes: length, what: what.to_owned(), saved });
@@ -326,16 +371,6 @@ fn last_frame(seal: Seal, bytes: &[u8]) -> usize {
                 None => return at,
             },
         }
-    }
-}
-
-fn what_is_known(bytes: &[u8]) -> &'static str {
-    if bytes.iter().all(|byte| *byte == 0) {
-        return "a hole: zeroes where records were";
-    }
-    match end_of(bytes, 0) {
-        Some(end) if end == bytes.len() => "one record",
-        _ => "records",
     }
 }
 
@@ -377,7 +412,7 @@ impl<D: Disk> Reading<'_, D> {
             let (first, last) = (wanted[0].0, wanted[wanted.len() - 1].0);
             let from = u64::from(first.offset);
             let length = u64::from(last.offset) + u64::from(last.length) - from;
-            self.disk.read(first.segment, from, length as usize, &mut bytes)?;
+            read_around(self.disk, first.segment, from, length as usize, &mut bytes)?;
             for (place, want) in wanted {
                 let at = (place.offset - first.offset) as usize + FRAME;
                 let record = bytes.get(at..at + place.length as usize - FRAME).and_then(decode);
@@ -480,7 +515,7 @@ fn finish(build: &mut Build, keyed: &[(u64, &Session)], report: &mut Report, wor
         build.sessions[*at] = None;
     }
     former.sort_unstable();
-    let damaged = report.damaged_places > 0 || !report.missing_segments.is_empty();
+    let damaged = report.damaged_places > 0 || !report.missing_segments.is_empty() || !report.set_aside.is_empty();
     for (at, (key, session)) in keyed.iter().enumerate() {
         if let Some(mut recovered) = build.sessions[at].take() {
             recovered.subscriptions = std::mem::take(&mut build.subscriptions[at]);

@@ -29,6 +29,9 @@ pub struct Report {
     /// Bytes that could not be read, and places, also of those that are not listed.
     pub damaged_bytes: u64,
     pub damaged_places: u64,
+    /// Segments that could not be read as a whole while an earlier broker ran. Their files are among what was set aside.
+    #[serde(default)]
+    pub set_aside: Vec<u32>,
     /// Segments that should be there and are not.
     pub missing_segments: Vec<u32>,
     /// Deliveries whose message cannot be read any more, and those of sessions whose own record is gone.
@@ -63,6 +66,7 @@ impl Report {
     /// Whether something that should be there could not be read.
     pub fn is_damaged(&self) -> bool {
         self.damaged_places > 0
+            || !self.set_aside.is_empty()
             || !self.missing_segments.is_empty()
             || self.lost_deliveries > 0
             || !self.lost_sessions.is_empty()
@@ -102,12 +106,20 @@ impl Report {
         }
         if self.damaged_places > 0 {
             lines.push(format!(
-                "{} places with {} bytes are damaged: the disk gave back something else than was written. What stood \
-                 there is lost: messages, or the word that one was delivered, so that it is delivered again. A copy is \
-                 in the folder `{}`. Check the disk.",
+                "{} places with {} bytes are damaged: the disk gave back something else than was written, or nothing. \
+                 What stood there is lost: messages, or the word that one was delivered, so that it is delivered again. What \
+                 can be had of it is in the folder `{}`, or will be. Check the disk.",
                 self.damaged_places,
                 self.damaged_bytes,
                 super::disk::DAMAGED
+            ));
+        }
+        if !self.set_aside.is_empty() {
+            lines.push(format!(
+                "Segments could not be read as a whole while the broker ran; what it could read was kept. Their files are \
+                 in the folder `{}` until somebody deletes them: {:?}.",
+                super::disk::DAMAGED,
+                self.set_aside
             ));
         }
         if !self.missing_segments.is_empty() {

@@ -3,12 +3,13 @@
 //! What is written and not yet synced stays in memory, so that after a failure all of it can be written again, into
 //! another segment: nothing of a file is trusted that could not be synced. The index knows only what is synced.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
-use super::disk::Disk;
+use super::disk::{DAMAGED, Disk};
 use super::frame::{FORMAT, Found, HEADER, Header, Seal, end_of, opening};
 use super::index::{Index, Place};
+use super::medium::read_around;
 use super::record::{FRAME, Records, decode};
 use super::{Health, crash};
 
@@ -22,6 +23,8 @@ const WINDOW: usize = 1024 * 1024;
 const KEPT: usize = 4 * 1024 * 1024;
 /// Bytes that may be dead whatever lives.
 const SLACK: u64 = 64 * 1024 * 1024;
+/// Commits before an old segment that could not be read is tried again, at first and at most.
+const REST: (u32, u32) = (64, 16 * 1024);
 
 /// A segment that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct Start {
     pub next: u32,
     /// Segments up to this one are damaged: what they hold is copied as soon as possible.
     pub damaged: u32,
+    /// Segments that could not be read in part: their files are set aside when they are not needed any more.
+    pub unreadable: BTreeSet<u32>,
     pub index: Index,
     /// What recovery has to say: it goes before everything else.
     pub first_words: Records,
@@ -94,6 +99,9 @@ pub struct Done {
     pub bytes_written: u64,
     pub compacted_bytes: u64,
     pub removed_segments: u64,
+    /// Places of old segments that could not be read, beside those that were known at the start, and their bytes.
+    pub damaged_places: u64,
+    pub damaged_bytes: u64,
 }
 
 /// Writes the log to a disk.
@@ -116,8 +124,12 @@ pub struct Writer<D> {
     /// Whether something of it is waited for, or needed to go on.
     urgent: bool,
     copying: Option<Copying>,
-    /// An old segment that could not be read.
-    unreadable: Option<u32>,
+    /// Segments that could not be read in part.
+    unreadable: BTreeSet<u32>,
+    /// Bytes of those that were set aside.
+    aside: u64,
+    /// Commits until reading an old segment is tried again, and how many it is the next time.
+    rest: (u32, u32),
     window: Vec<u8>,
     /// Segments that can go with the next sync.
     removable: Vec<u32>,
@@ -131,7 +143,7 @@ pub struct Writer<D> {
 
 impl<D: Disk> Writer<D> {
     pub fn new(disk: D, start: Start) -> Self {
-        let Start { salt, size, segment, old, next, damaged, index, first_words } = start;
+        let Start { salt, size, segment, old, next, damaged, unreadable, index, first_words } = start;
         let urgent = !first_words.is_empty();
         Self {
             disk,
@@ -149,7 +161,9 @@ impl<D: Disk> Writer<D> {
             written: 0,
             urgent,
             copying: None,
-            unreadable: None,
+            unreadable,
+            aside: 0,
+            rest: (0, REST.0),
             window: Vec::new(),
             removable: Vec::new(),
             refused: None,
@@ -198,13 +212,16 @@ impl<D: Disk> Writer<D> {
         if !self.urgent && (self.unsynced() - self.written) as u64 <= room { self.write() } else { Ok(()) }
     }
 
-    /// Bytes of all segments.
+    /// Bytes of all segments, those included that were set aside: the disk has them, too.
     pub fn total(&self) -> u64 {
         let ahead = match self.ahead {
             Ahead::None => 0,
             Ahead::Making { length, .. } | Ahead::Ready { length, .. } => length,
         };
-        self.old.iter().map(|old| old.length).sum::<u64>() + self.current.as_ref().map_or(0, |it| it.length) + ahead
+        self.old.iter().map(|old| old.length).sum::<u64>()
+            + self.current.as_ref().map_or(0, |it| it.length)
+            + ahead
+            + self.aside
     }
 
     /// How many segments there are.
@@ -278,8 +295,16 @@ impl<D: Disk> Writer<D> {
 
     fn remove(&mut self) {
         for number in std::mem::take(&mut self.removable) {
+            let length = self.old.iter().find(|old| old.number == number).map_or(0, |old| old.length);
             self.old.retain(|old| old.number != number);
-            match self.disk.remove(number) {
+            // What cannot be read here and now somebody may be able to read.
+            let removed = if self.unreadable.remove(&number) {
+                self.aside += length;
+                self.disk.set_aside(number)
+            } else {
+                self.disk.remove(number)
+            };
+            match removed {
                 Ok(()) => self.done.removed_segments += 1,
                 // It is not needed, and recovery passes over it.
                 Err(error) => tracing::warn!(%error, segment = number, "cannot remove an old segment of the journal"),
@@ -396,9 +421,6 @@ impl<D: Disk> Writer<D> {
     /// Whether the oldest segment is worth copying.
     fn is_worth_copying(&self) -> bool {
         let Some(oldest) = self.old.front() else { return false };
-        if self.unreadable == Some(oldest.number) {
-            return false;
-        }
         if oldest.number <= self.damaged {
             return true;
         }
@@ -429,6 +451,10 @@ impl<D: Disk> Writer<D> {
     /// Says again what a part of the oldest segment still holds; answers whether there was anything to do.
     fn copy_slice(&mut self) -> bool {
         if self.copying.is_none() {
+            if self.rest.0 > 0 {
+                self.rest.0 -= 1;
+                return false;
+            }
             let Some(old) = self.old.front().copied() else { return false };
             // A segment that is to be removed with the next sync is not copied again.
             if !self.removable.is_empty() || !self.is_worth_copying() || !self.has_room_for(old) {
@@ -443,7 +469,9 @@ impl<D: Disk> Writer<D> {
             if at >= old.end {
                 self.disk.close(old.number);
                 self.window = Vec::new();
+                self.rest = (0, REST.0);
                 self.removable.push(old.number);
+                self.say_what_is_unreadable(old.number);
                 let next = self.old.get(1).map(|old| old.number);
                 let current = self.current.as_ref().map_or(self.next, |current| current.number);
                 self.out.trimmed(next.unwrap_or(current));
@@ -455,9 +483,14 @@ impl<D: Disk> Writer<D> {
                     self.copying = Some(Copying { old, at: until });
                 }
                 Err(error) => {
-                    // It stays, and everything behind it, until a start can read it.
-                    tracing::error!(%error, segment = old.number, "cannot read an old segment of the journal");
-                    self.unreadable = Some(old.number);
+                    // Nothing that the disk has lost: it stays, and everything behind it, until it can be read.
+                    tracing::error!(
+                        %error,
+                        segment = old.number,
+                        "cannot read an old segment of the journal; it is tried again"
+                    );
+                    self.disk.close(old.number);
+                    self.rest = (self.rest.1, (2 * self.rest.1).min(REST.1));
                 }
             }
             if looked >= LOOK || self.out.bytes().len() - before >= SLICE {
@@ -476,23 +509,50 @@ impl<D: Disk> Writer<D> {
         let mut copied = 0;
         let mut length = WINDOW.min(rest);
         loop {
-            self.disk.read(old.number, from, length, &mut window)?;
-            if window.len() < length {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            let unread = read_around(&mut self.disk, old.number, from, length, &mut window)?;
             copied += self.copy_frames(seal, old.number, from, &window);
-            if copied > 0 || length == rest {
+            if copied > 0 {
+                break;
+            }
+            if length == rest {
+                // A file that has become shorter has nothing more.
+                copied = seal.search(&window, 1).unwrap_or(rest);
+                let is_lost = unread.first().is_some_and(|place| place.start < copied);
+                self.pass_over(old.number, from, copied, is_lost);
                 break;
             }
             // The first record may be larger than the window.
             length = rest;
         }
-        if copied == 0 {
-            copied = seal.search(&window, 1).unwrap_or(window.len());
-            tracing::warn!(segment = old.number, from, bytes = copied, "an old segment of the journal is damaged");
-        }
         self.window = window;
         Ok(from + copied as u64)
+    }
+
+    /// Goes on behind what is no record. What the start has found there was reported then.
+    fn pass_over(&mut self, segment: u32, from: u64, bytes: usize, is_lost: bool) {
+        let is_new = segment > self.damaged;
+        if is_new {
+            self.done.damaged_places += 1;
+            self.done.damaged_bytes += bytes as u64;
+            tracing::error!(segment, from, bytes, is_lost, "an old segment of the journal is damaged: check the disk");
+        }
+        if is_new || is_lost {
+            self.unreadable.insert(segment);
+        }
+    }
+
+    /// What the index still seeks in a segment that everything was copied from stood where it cannot be read.
+    fn say_what_is_unreadable(&self, segment: u32) {
+        if !self.unreadable.contains(&segment) {
+            return;
+        }
+        let lost = self.index.only_in(segment);
+        tracing::error!(
+            segment,
+            lost,
+            "an old segment of the journal could not be read as a whole: its file goes to the folder {DAMAGED}; what is lost \
+             of messages, sessions and subscriptions is in memory and served until the broker ends"
+        );
     }
 
     /// Copies from the frames at the window's begin; answers how many bytes they are.

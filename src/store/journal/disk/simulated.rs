@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::{DAMAGED, Disk, Listed, segment_name, segment_number};
@@ -54,6 +55,9 @@ struct State {
     dies_at: Option<u64>,
     /// Syncs, and whatever else, fail with this.
     fails: Option<io::ErrorKind>,
+    /// What cannot be read, by file; and what reading fails of altogether.
+    spoilt: Vec<(String, Range<usize>)>,
+    reading_fails: Option<io::ErrorKind>,
     /// Bytes that all files may take.
     room: Option<u64>,
     begun: Option<io::ErrorKind>,
@@ -97,6 +101,15 @@ impl Simulated {
 
     pub fn fail(&self, with: Option<io::ErrorKind>) {
         self.state().fails = with;
+    }
+
+    /// From now on a place of a file cannot be read.
+    pub fn spoil(&self, name: &str, place: Range<usize>) {
+        self.state().spoilt.push((name.to_owned(), place));
+    }
+
+    pub fn fail_reading(&self, with: Option<io::ErrorKind>) {
+        self.state().reading_fails = with;
     }
 
     pub fn limit(&self, room: Option<u64>) {
@@ -207,9 +220,17 @@ impl Disk for Simulated {
     fn read(&mut self, number: u32, from: u64, length: usize, into: &mut Vec<u8>) -> io::Result<()> {
         into.clear();
         let mut state = self.state();
-        let seen = &state.file(number)?.seen;
-        let from = (from as usize).min(seen.len());
-        into.extend_from_slice(&seen[from..(from + length).min(seen.len())]);
+        if let Some(kind) = state.reading_fails {
+            return Err(kind.into());
+        }
+        let length_of_file = state.file(number)?.seen.len();
+        let from = (from as usize).min(length_of_file);
+        let until = (from + length).min(length_of_file);
+        let name = segment_name(number);
+        if state.spoilt.iter().any(|(of, place)| *of == name && place.start < until && place.end > from) {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        into.extend_from_slice(&state.file(number)?.seen[from..until]);
         Ok(())
     }
 
@@ -276,6 +297,20 @@ impl Disk for Simulated {
         state.operate()?;
         state.files.remove(&segment_name(number));
         Ok(())
+    }
+
+    fn set_aside(&mut self, number: u32) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        let name = segment_name(number);
+        let file = state.files.remove(&name).ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(format!("{DAMAGED}/{name}"), file);
+        Ok(())
+    }
+
+    fn aside(&mut self) -> io::Result<Vec<u32>> {
+        let number = |name: &String| segment_number(name.strip_prefix(DAMAGED)?.strip_prefix('/')?);
+        Ok(self.state().files.keys().filter_map(number).collect())
     }
 
     fn cut(&mut self, number: u32, length: u64) -> io::Result<()> {

@@ -212,3 +212,114 @@ fn a_journal_of_format_1_is_taken_over_and_is_of_this_format_from_then_on() {
     }
     assert_eq!(Header::decode(&disk.file("0000000002.log")).unwrap().format, FORMAT);
 }
+
+/// A retained message of this number, of about a block of the disk.
+fn retained(id: u64, topic: &str) -> Event {
+    Event::Published(model::message(id, topic, &[id as u8; 4000]), None, true, Vec::new())
+}
+
+/// So many messages that come and go; answers the most that the journal takes meanwhile.
+fn churn(steps: &mut Steps, seqs: std::ops::Range<u64>) -> u64 {
+    let mut most = 0;
+    for seq in seqs {
+        let target =
+            super::super::Target { session: 1, seq, qos: crate::mqtt::QoS::AtLeastOnce, retain: false, via: None };
+        let message = model::message(1000 + seq, "t", &[1; 1000]);
+        steps.append(&[Event::Published(message, None, false, vec![target]), Event::Done(1, seq)]);
+        most = most.max(steps.writer.total());
+    }
+    most
+}
+
+fn topics(recovered: &Recovered) -> Vec<&str> {
+    let mut topics: Vec<_> = recovered.retained.iter().map(|message| message.topic()).collect();
+    topics.sort_unstable();
+    topics
+}
+
+const LARGE: (u64, u64) = (1 << 20, 64 << 10);
+
+/// A journal whose first segment begins with a session and five retained messages, a to e. The disk reads blocks of 4096 bytes, so
+/// that one place at 10,000 costs c and d.
+fn with_retained(disk: &Simulated) -> Steps {
+    let mut steps = Steps::open_sized(disk, LARGE.0, LARGE.1);
+    steps.append(&[Event::Session(1, 60)]);
+    for (id, topic) in (1..).zip(["a", "b", "c", "d", "e"]) {
+        steps.append(&[retained(id, topic)]);
+    }
+    steps
+}
+
+#[test]
+fn an_old_segment_that_cannot_be_read_in_one_place_is_set_aside_and_holds_nothing_back() {
+    let disk = Simulated::default();
+    let mut steps = with_retained(&disk);
+    disk.spoil(SEGMENT_FILE, 10_000..10_001);
+    let before = disk.file(SEGMENT_FILE);
+    let most = churn(&mut steps, 1..3000);
+    assert!(most <= LARGE.0 / 8 + 6 * LARGE.1, "{most} bytes");
+    let done = steps.writer.done;
+    assert!(done.removed_segments > 10, "{done:?}");
+    assert_eq!(done.damaged_places, 1, "{done:?}");
+    assert!((4000..9000).contains(&done.damaged_bytes), "{done:?}");
+    let aside = format!("damaged/{SEGMENT_FILE}");
+    assert!(disk.file(&aside).starts_with(&before[..20_000]), "it is as it was");
+    assert!(!disk.names().contains(&SEGMENT_FILE.to_owned()));
+    // What was written there is what a start cannot know, and says.
+    for _ in 0..2 {
+        let steps = Steps::open_sized(&disk, LARGE.0, LARGE.1);
+        assert_eq!(topics(&steps.recovered), ["a", "b", "e"]);
+        let report = &steps.recovered.report;
+        assert_eq!((&report.set_aside[..], report.damaged_places), (&[1][..], 0), "{report:#?}");
+        assert!(report.summary.iter().any(|line| line.contains("could not be read")), "{report:#?}");
+        assert_eq!(steps.recovered.sessions[0].next_seq, 3000);
+    }
+}
+
+#[test]
+fn an_old_segment_that_cannot_be_opened_for_a_while_is_copied_as_a_whole_later() {
+    let disk = Simulated::default();
+    let mut steps = with_retained(&disk);
+    disk.fail_reading(Some(std::io::ErrorKind::PermissionDenied));
+    churn(&mut steps, 1..500);
+    assert_eq!(steps.writer.done.removed_segments, 0, "what may be read later is not given up");
+    disk.fail_reading(None);
+    churn(&mut steps, 500..3000);
+    let done = steps.writer.done;
+    assert!(done.removed_segments > 10 && done.damaged_places == 0, "{done:?}");
+    let recovered = Steps::open_sized(&disk, LARGE.0, LARGE.1).recovered;
+    assert_eq!(topics(&recovered), ["a", "b", "c", "d", "e"]);
+    assert!(!recovered.report.is_damaged(), "{:#?}", recovered.report);
+}
+
+#[test]
+fn a_start_reads_around_what_the_disk_cannot_read_and_keeps_the_file() {
+    for block in 0..5 {
+        let disk = Simulated::default();
+        drop(with_retained(&disk));
+        let disk = disk.after(Crash::All, &mut Dice::new(1));
+        let bytes = disk.file(SEGMENT_FILE);
+        disk.spoil(SEGMENT_FILE, block * 4096 + 100..block * 4096 + 200);
+        let mut steps = Steps::open_sized(&disk, LARGE.0, LARGE.1);
+        let report = steps.recovered.report.clone();
+        assert!(report.damage.iter().any(|it| it.what.contains("cannot read")), "block {block}: {report:#?}");
+        let kept = topics(&steps.recovered).join("");
+        assert!(kept.len() >= 2, "block {block}: {kept}");
+        // The damaged segment is copied at once, and what is left of it stays for whoever can read more of it.
+        churn(&mut steps, 1..10);
+        assert!(disk.file(&format!("damaged/{SEGMENT_FILE}")) == bytes, "block {block}");
+        let again = Steps::open_sized(&disk, LARGE.0, LARGE.1).recovered;
+        assert_eq!(topics(&again).join(""), kept, "block {block}");
+        assert_eq!(again.report.set_aside, [1]);
+    }
+}
+
+#[test]
+fn where_nothing_at_all_can_be_read_no_journal_begins_anew() {
+    let (mut disk, _) = small();
+    disk.spoil(SEGMENT_FILE, 0..usize::MAX);
+    let bytes = disk.file(SEGMENT_FILE);
+    recover(&mut disk, SIZE, SEGMENT).map(drop).unwrap_err();
+    assert!(disk.file(SEGMENT_FILE) == bytes);
+    assert!(!disk.names().iter().any(|name| name.starts_with("damaged")), "{:?}", disk.names());
+}
