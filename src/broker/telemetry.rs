@@ -17,7 +17,6 @@ use super::listener::Entrance;
 use super::mailbox::Mailbox;
 use super::reconsider::RULES;
 use super::registry::{About, Entry};
-use super::replay::Replay;
 use super::router::Subscriber;
 use super::{Shared, unix_millis};
 use crate::auth::{Identity, Principal};
@@ -60,7 +59,8 @@ impl Shared {
         }
         // Its own grants, so that nothing is taken from it when it comes.
         entry.grants = grants;
-        let mut replay = Replay::default();
+        let mut replay = std::mem::take(&mut entry.replay);
+        let looks_for_nothing = replay.is_empty();
         for text in topics {
             let Ok(filter) = Filter::parse(text) else { continue };
             let is_new = !stored.subscriptions.contains_key(&**text);
@@ -68,7 +68,7 @@ impl Shared {
                 self.subscribe_bridge(text, &filter, stored, &mailbox, &mut effects);
             }
             // Until it has come once, also after a restart: what waits for it here is not written down.
-            if is_new || never_came {
+            if is_new || (never_came && looks_for_nothing) {
                 replay.add_unqueued(filter.filter, SUBSCRIPTION);
             }
         }

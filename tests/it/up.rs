@@ -182,6 +182,25 @@ fn unreachable_elasticsearch_holds_up_nothing_but_documents() {
     up.stop();
 }
 
+/// Who takes telemetry out of the object gives up what it has not delivered: not without a word.
+#[test]
+fn telemetry_that_is_taken_out_of_the_object_is_told_with_what_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let [port, nobody] = free_ports();
+    let manifest = on_port(&sample("thermometer"), port);
+    let up = Up::start(directory.path(), &manifest, port, &["--elasticsearch", &format!("http://127.0.0.1:{nobody}")]);
+    for reading in 0..3 {
+        succeed(up.shell(&format!("mqttctl publish sensor/kitchen {reading} --qos 1")));
+    }
+    up.stop();
+    let without = manifest.split("  telemetry:").next().unwrap();
+    let up = Up::start(directory.path(), without, port, &[]);
+    let line = up.process.line_with("there is no telemetry any more");
+    assert!(line.contains("undelivered=3"), "{line}");
+    assert!(!succeed(up.shell("mqttctl session list")).contains("system:bridge"));
+    up.stop();
+}
+
 /// The exit code is 1, standard output is empty, and standard error is one line with all of these.
 #[track_caller]
 fn refused((code, stdout, stderr): (Option<i32>, String, String), texts: &[&str]) {
