@@ -161,6 +161,49 @@ fn the_age_goes_on_over_a_restart_and_what_is_dropped_does_not_come_back() {
     }
 }
 
+/// Takes up another limit without a restart.
+fn change(broker: &Broker, seconds: u32) {
+    runtime().block_on(broker.change(|config| config.limits.max_queued_age = Some(seconds)));
+    assert!(!broker.report().restart);
+}
+
+#[test]
+fn after_a_crash_the_age_goes_on_for_all_but_qos_2_that_the_client_may_have() {
+    let broker = broker();
+    // Both are connected when the broker is lost, and take one message at a time.
+    let clients = [(1, QOS_1), (2, QOS_2)];
+    let one = |n| Connect::kept(V5, n).with(&bytes![0x21, Be16(1)]);
+    let mut wires = clients.map(|(n, first)| {
+        let mut wire = Wire::accepted(&broker, &one(n)).0;
+        wire.subscribe(&format!("t/{n}"), first >> 1 & 3);
+        wire
+    });
+    let mut from = Wire::connect(&broker, V5, "from");
+    away(&broker, V5, 3, "t/1", 1);
+    for ((n, first), wire) in clients.into_iter().zip(&mut wires) {
+        let topic = format!("t/{n}");
+        published(&mut from, first, &topic, b"sent", 0);
+        expect_publish(wire, first, &topic, b"sent");
+        published(&mut from, first, &topic, b"waits", 0);
+    }
+    let_seconds_pass(&broker, 4);
+    let broker = runtime().block_on(broker.lost_and_started());
+    change(&broker, 4);
+    let [mut at_1, mut at_2] = clients.map(|(n, _)| Wire::accepted(&broker, &one(n)).0);
+    let id = expect_publish(&mut at_1, QOS_1 | DUP, "t/1", b"sent");
+    at_1.send(&ack(PUBACK, id));
+    expect_silence(&mut at_1);
+    for payload in [&b"sent"[..], b"waits"] {
+        let id = expect_publish(&mut at_2, QOS_2 | DUP, "t/2", payload);
+        at_2.ask(&ack(PUBREC, id), &ack(PUBREL, id));
+        at_2.send(&ack(PUBCOMP, id));
+    }
+    expect_silence(&mut at_2);
+    // One that waited behind what was sent, and both that waited for the client that was away.
+    expect_silence(&mut back(&broker, V5, 3));
+    await_dropped(&broker, 3, 0);
+}
+
 #[test]
 fn how_long_messages_may_wait_is_taken_up_without_a_restart() {
     let broker = broker();
@@ -168,12 +211,10 @@ fn how_long_messages_may_wait_is_taken_up_without_a_restart() {
     let mut from = Wire::connect(&broker, V5, "from");
     published(&mut from, QOS_1, "t/a", b"1", 0);
     let_seconds_pass(&broker, 2);
-    let change = |seconds| runtime().block_on(broker.change(|config| config.limits.max_queued_age = seconds));
     assert_eq!(session(&broker, 1), (1, 0), "without a limit it waits");
-    change(Some(1));
-    assert!(!broker.report().restart);
+    change(&broker, 1);
     await_dropped(&broker, 1, 0);
-    change(None);
+    runtime().block_on(broker.change(|config| config.limits.max_queued_age = None));
     published(&mut from, QOS_1, "t/a", b"2", 0);
     let_seconds_pass(&broker, 2);
     expect_publish(&mut back(&broker, V5, 1), QOS_1, "t/a", b"2");
