@@ -296,7 +296,7 @@ def measure_restart(arguments):
         memory = running.memory("VmRSS")
         running.kill(signal.SIGKILL)
         files = sum(path.stat().st_size for path in (running.directory / "state").rglob("*.log")) / 2**20
-        took = []
+        took, after = [], []
         for _ in range(3):
             listening = running.start()
             began = time.monotonic()
@@ -308,13 +308,15 @@ def measure_restart(arguments):
             client.close()
             if running.metric("mqtt_queued_messages") + running.metric("mqtt_in_flight") < sessions * messages - 200:
                 sys.exit("messages are gone")
+            after.append(running.memory("VmHWM"))
             running.kill(signal.SIGKILL)
         print(f"restart: {took}", file=sys.stderr, flush=True)
-        return took, files, memory
-    took, files, memory = in_directory(Kept(arguments, "fsync"), arguments, work)
+        return took, files, memory, max(after)
+    took, files, memory, after = in_directory(Kept(arguments, "fsync"), arguments, work)
     return [f"{sessions:,} sessions with {messages} messages each ({files:.0f} MiB of journal), killed: from the start of "
             f"the next process to the CONNACK of a client whose session is present {spread(took, 2)} s, three times. All "
-            f"sessions are in the index by then. The broker took {memory:.0f} MiB before."]
+            f"sessions are in the index by then. The broker took {memory:.0f} MiB before, and "
+            f"{after:.0f} MiB at most afterwards."]
 
 
 def measure_drain(arguments):
