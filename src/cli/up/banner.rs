@@ -92,7 +92,7 @@ fn commands(
     }
     if let Some(publish) = &examples.publish {
         let (topic, payload) = (quote(&publish.topic), quote(examples.payload));
-        writeln!(text, "  mosquitto_pub {to} -t {topic} -m {payload}{}", login(DEVICE, publish))?;
+        writeln!(text, "  mosquitto_pub {to} -q 1 -t {topic} -m {payload}{}", login(DEVICE, publish))?;
     }
     let state = if options.state == Path::new(state::DEFAULT) {
         String::new()
@@ -107,7 +107,7 @@ fn commands(
             "  TOKEN=$({program} token issue{state} --sub {DEVICE} --publish {filter} --subscribe {filter})"
         )?;
         let (topic, payload) = (quote(&token.topic), quote(examples.payload));
-        writeln!(text, "  mosquitto_pub {to} -t {topic} -m {payload} -i {DEVICE} -u {DEVICE} -P \"$TOKEN\"")?;
+        writeln!(text, "  mosquitto_pub {to} -q 1 -t {topic} -m {payload} -i {DEVICE} -u {DEVICE} -P \"$TOKEN\"")?;
     }
     writeln!(text)
 }

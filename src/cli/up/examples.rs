@@ -65,7 +65,7 @@ pub fn choose(running: &Running) -> Examples {
             let grants = verdict.grants(DEVICE);
             let filters = candidates(&telemetry, &rules, Action::Publish, DEVICE, login.as_ref());
             let mut topics = filters.map(|filter| a_topic_in(&filter));
-            let found = topics.find(|topic| grants.may_publish(topic, QoS::AtMostOnce, false));
+            let found = topics.find(|topic| grants.may_publish(topic, QoS::AtLeastOnce, false));
             examples.publish = found.map(|topic| Example { topic, login: login.clone() });
         }
     }
@@ -151,7 +151,7 @@ fn token(settings: &Settings, telemetry: &[String]) -> Option<TokenExample> {
         let grants = log_in(&policy, None)?.grants(DEVICE);
         let topic = a_topic_in(&filter);
         let open =
-            grants.may_subscribe(&filter, None, QoS::AtMostOnce) && grants.may_publish(&topic, QoS::AtMostOnce, false);
+            grants.may_subscribe(&filter, None, QoS::AtMostOnce) && grants.may_publish(&topic, QoS::AtLeastOnce, false);
         open.then_some(TokenExample { filter, topic })
     })
 }
