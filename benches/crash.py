@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The long run of the crash test: a broker of a debug build, killed hundreds of times, and the report in docs/durability.md.
+"""The long run of the crash test: a broker of a debug build, killed hundreds of times, and the report in
+docs/durability.md. Three starts in four are with durability fsync, the others with async, which promises the same to
+whoever kills a process.
 
 The test is the one that runs with all others, `crash::` in tests/it; there it kills fewer times.
 

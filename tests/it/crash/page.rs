@@ -1,5 +1,6 @@
 //! The report of a run, as a part of a page.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -31,26 +32,14 @@ fn said(command: &str, arguments: &[&str]) -> String {
 pub fn markdown(outcome: &Outcome) -> String {
     let kills: u32 = outcome.kills.values().sum();
     let mut text = format!(
-        "{}, commit {}; Linux {}, seed {}, durability `{}`, a debug build: {kills} kills in {:.0} s.\n\n",
+        "{}, commit {}; Linux {}, seed {}, a debug build: {kills} kills in {:.0} s.\n\n",
         said("date", &["-u", "+%F"]),
         said("git", &["rev-parse", "--short", "HEAD"]),
         said("uname", &["-r"]),
         outcome.plan.seed,
-        outcome.plan.durability.as_str(),
         outcome.took.as_secs_f64(),
     );
-    let _ = writeln!(text, "| killed | times |\n|---|---|");
-    for (point, times) in &outcome.kills {
-        let words = match *point {
-            "random" => "SIGKILL at a random instant",
-            "after-write" => "between the write of a batch and its fdatasync",
-            "after-sync" => "between the fdatasync and the acknowledgements",
-            "compacting" => "while live records are copied out of an old segment",
-            "new-segment" => "while a new segment is made",
-            other => other,
-        };
-        let _ = writeln!(text, "| {words} | {times} |");
-    }
+    killed(&mut text, outcome);
     streams(&mut text, outcome);
     checks(&mut text, outcome);
     let _ = writeln!(text, "\n| found | |\n|---|---|");
@@ -59,6 +48,28 @@ pub fn markdown(outcome: &Outcome) -> String {
         let _ = writeln!(text, "| {} | {} |", kind.words(), thousands(count));
     }
     text
+}
+
+/// How often it was killed and where, with a column for each durability.
+fn killed(text: &mut String, outcome: &Outcome) {
+    let mut classes: Vec<_> = outcome.plan.classes.iter().map(|class| class.as_str()).collect();
+    classes.dedup();
+    let points: BTreeSet<_> = outcome.kills.keys().map(|(point, _)| *point).collect();
+    let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |", cells.join(" | "));
+    let _ = writeln!(text, "{}", row("killed", classes.iter().map(|class| format!("`{class}`")).collect()));
+    let _ = writeln!(text, "|---|{}", "---|".repeat(classes.len()));
+    for point in points {
+        let words = match point {
+            "random" => "SIGKILL at a random instant",
+            "after-write" => "after the write of a batch, before its fdatasync",
+            "after-sync" => "after an fdatasync, before what follows from it",
+            "compacting" => "while live records are copied out of an old segment",
+            "new-segment" => "while a new segment is made",
+            other => other,
+        };
+        let times = classes.iter().map(|class| outcome.kills.get(&(point, *class)).copied().unwrap_or(0).to_string());
+        let _ = writeln!(text, "{}", row(words, times.collect()));
+    }
 }
 
 fn streams(text: &mut String, outcome: &Outcome) {
@@ -81,9 +92,10 @@ fn streams(text: &mut String, outcome: &Outcome) {
 fn checks(text: &mut String, outcome: &Outcome) {
     let counts = &outcome.stage.counts;
     let shown = |count: &AtomicU64| thousands(count.load(Ordering::Relaxed));
-    let mut restarts = outcome.restarts.clone();
-    restarts.sort_unstable();
-    let millis = |at: usize| restarts.get(at).map_or(0, std::time::Duration::as_millis);
+    let mut starts = outcome.starts.clone();
+    starts.sort_unstable();
+    let median = starts.get(starts.len() / 2).copied().unwrap_or_default();
+    let longest = starts.last().copied().unwrap_or_default();
     let lines = [
         ("deliveries checked, QoS 0", shown(&counts.delivered[0])),
         ("deliveries checked, QoS 1", shown(&counts.delivered[1])),
@@ -97,7 +109,21 @@ fn checks(text: &mut String, outcome: &Outcome) {
         ("wills that came", shown(&counts.wills)),
         (
             "start until it listens, median and longest",
-            format!("{}, {} ms", millis(restarts.len() / 2), millis(restarts.len().saturating_sub(1))),
+            format!("{}, {} ms", median.took.as_millis(), longest.took.as_millis()),
+        ),
+        (
+            "– of that, the journal was read",
+            format!("{}, {} ms", median.reading.as_millis(), longest.reading.as_millis()),
+        ),
+        (
+            "– and there were",
+            format!(
+                "{} records in {} segments, {} in {}",
+                thousands(median.records),
+                median.segments,
+                thousands(longest.records),
+                longest.segments
+            ),
         ),
     ];
     let _ = writeln!(text, "\n| checked | |\n|---|---|");

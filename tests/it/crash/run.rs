@@ -1,13 +1,14 @@
 //! One run: clients of every kind, and a broker that is killed again and again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mqtt_operator::config::broker::{Durability, Storage};
 use mqtt_operator::mqtt::{QoS, Version};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::process::Process;
@@ -17,8 +18,10 @@ use super::subscriber::{Habits, RECEIVE_MAXIMUM, Subscriber};
 use super::{retained, wills};
 use crate::support::write_etc;
 
-/// The points at which a broker of a debug build can be told to end itself, and at which of their occurrences at most.
-const POINTS: [(&str, u64); 4] = [("after-write", 60), ("after-sync", 60), ("compacting", 6), ("new-segment", 3)];
+/// The points at which a broker of a debug build can be told to end itself, and at which of their occurrences at most: of
+/// each durability, as one syncs each batch and the other twice a second.
+const POINTS: [(&str, u64, u64); 4] =
+    [("after-write", 60, 60), ("after-sync", 60, 2), ("compacting", 6, 6), ("new-segment", 3, 3)];
 /// How long a point is waited for before the process is killed all the same.
 const POINT_WITHIN: Duration = Duration::from_millis(1500);
 /// So small that segments end and are copied within a run.
@@ -32,7 +35,8 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct Plan {
     pub seed: u64,
     pub kills: u32,
-    pub durability: Durability,
+    /// What storage promises: each start takes the next of them.
+    pub classes: &'static [Durability],
     /// For what must happen.
     pub patience: Duration,
 }
@@ -41,9 +45,9 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Outcome {
     pub plan: Plan,
-    /// By point; `random` is SIGKILL at a random instant.
-    pub kills: BTreeMap<&'static str, u32>,
-    pub restarts: Vec<Duration>,
+    /// By point and durability; `random` is SIGKILL at a random instant.
+    pub kills: BTreeMap<(&'static str, &'static str), u32>,
+    pub starts: Vec<Start>,
     pub took: Duration,
     pub found: BTreeMap<Kind, u64>,
     pub words: Vec<String>,
@@ -51,15 +55,28 @@ pub struct Outcome {
     pub versions: Vec<Version>,
 }
 
+/// One start of the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Start {
+    /// Until it listened.
+    pub took: Duration,
+    /// What the journal says of it: the part of that time in which it was read, and how much there was.
+    pub reading: Duration,
+    pub records: u64,
+    pub segments: u64,
+}
+
 struct Run {
     plan: Plan,
     stage: Arc<Stage>,
     random: Random,
-    /// The point at which the process ends itself.
+    /// The durability that the process has.
+    class: Durability,
+    /// The point at which it ends itself.
     armed: Option<&'static str>,
     directory: tempfile::TempDir,
-    kills: BTreeMap<&'static str, u32>,
-    restarts: Vec<Duration>,
+    kills: BTreeMap<(&'static str, &'static str), u32>,
+    starts: Vec<Start>,
 }
 
 fn subscribers() -> Vec<Habits> {
@@ -81,12 +98,10 @@ fn subscribers() -> Vec<Habits> {
 pub async fn run(plan: Plan) -> Outcome {
     let begun = Instant::now();
     let directory = tempfile::tempdir().unwrap();
-    write_etc(&directory.path().join("etc"), |config| {
-        config.storage = Some(Storage { durability: plan.durability, size: STORAGE });
-    });
     let stage = Stage::new(PUBLISHERS.len(), RETAINING.len(), plan.patience);
     let random = Random::new(plan.seed, 0);
-    let mut run = Run { plan, stage, random, armed: None, directory, kills: BTreeMap::new(), restarts: Vec::new() };
+    let (class, kills, starts) = (plan.classes[0], BTreeMap::new(), Vec::new());
+    let mut run = Run { plan, stage, random, class, armed: None, directory, kills, starts };
     let mut process = run.start(None).await;
     let (publishers, mut others) = run.clients(&process).await;
     for kill in 1..=plan.kills {
@@ -100,8 +115,8 @@ pub async fn run(plan: Plan) -> Outcome {
     run.look_for_damage();
     let (found, words) = run.stage.found();
     let versions = PUBLISHERS.into_iter().chain(RETAINING.map(|(_, version)| version)).collect();
-    let Run { plan, stage, kills, restarts, .. } = run;
-    Outcome { plan, kills, restarts, took: begun.elapsed(), found, words, stage, versions }
+    let Run { plan, stage, kills, starts, .. } = run;
+    Outcome { plan, kills, starts, took: begun.elapsed(), found, words, stage, versions }
 }
 
 impl Run {
@@ -154,17 +169,19 @@ impl Run {
     /// Starts the broker, armed with a point or not, and says so to the clients.
     async fn start(&mut self, point: Option<(&'static str, u64)>) -> Process {
         let (etc, state) = (self.path("etc"), self.path("state"));
+        let durability = self.class;
+        write_etc(&etc, |config| config.storage = Some(Storage { durability, size: STORAGE }));
         let crash_at = point.map(|(name, count)| format!("{name}:{count}"));
         let mut started = Process::start(&etc, &state, crash_at.as_deref()).await;
         self.armed = point.map(|(name, _)| name);
         if let (Some(name), Err(_)) = (self.armed, &started) {
             // It reached its point before it served.
-            *self.kills.entry(name).or_default() += 1;
+            *self.kills.entry((name, self.class.as_str())).or_default() += 1;
             self.armed = None;
             started = Process::start(&etc, &state, None).await;
         }
         let process = started.unwrap_or_else(|error| panic!("the broker does not start again: {}", error.0));
-        self.restarts.push(process.took);
+        self.starts.push(Start { took: process.took, ..read_report(&state) });
         self.stage.change(|now| {
             now.address = Some(process.address);
             now.starts += 1;
@@ -190,13 +207,14 @@ impl Run {
         if by_itself && point.is_none() {
             self.stage.find(Kind::Broker, process.ended().unwrap_or_default());
         }
-        *self.kills.entry(point.unwrap_or("random")).or_default() += 1;
+        *self.kills.entry((point.unwrap_or("random"), self.class.as_str())).or_default() += 1;
         self.gone(process.kill());
         self.stage.killed();
         self.stage.change(|now| now.address = None);
-        let armed = self.plan.durability.is_durable() && self.random.once_in(2) && !last;
-        let (name, most) = POINTS[self.random.below(POINTS.len() as u64) as usize];
-        let count = 1 + self.random.below(most);
+        self.class = self.plan.classes[self.starts.len() % self.plan.classes.len()];
+        let armed = self.class.is_durable() && self.random.once_in(2) && !last;
+        let (name, of_fsync, of_async) = POINTS[self.random.below(POINTS.len() as u64) as usize];
+        let count = 1 + self.random.below(if self.class == Durability::Async { of_async } else { of_fsync });
         self.start(armed.then_some((name, count))).await
     }
 
@@ -254,4 +272,13 @@ impl Run {
             self.stage.find(Kind::Broker, format!("damage is reported: {found:?}"));
         }
     }
+}
+
+/// What the journal says of the start that was, if it says anything.
+fn read_report(state: &Path) -> Start {
+    let text = std::fs::read(state.join("journal/report.json")).unwrap_or_default();
+    let report: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let number = |field: &str| report[field].as_u64().unwrap_or(0);
+    let reading = Duration::from_millis(number("milliseconds"));
+    Start { took: Duration::ZERO, reading, records: number("records"), segments: number("segments") }
 }
