@@ -3,11 +3,11 @@
 
 mod small;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mqtt_operator::client::{self, Client, Error, Incoming, Message, Options};
+use mqtt_operator::client::{self, Client, Error, Incoming, Message, Options, Sent};
 use mqtt_operator::config::broker::Storage;
 use mqtt_operator::mqtt::packet::SubscriptionOptions;
 use mqtt_operator::mqtt::{QoS, ReasonCode, Version};
@@ -18,11 +18,14 @@ use crate::support::{PASSWORD, await_until, free_ports, value, write_etc};
 use small::SmallDisk;
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at whether the broker can keep more.
+const LOOK: Duration = Duration::from_millis(100);
 const MIB: usize = 1 << 20;
 /// What the journal may take: more than any disk of these tests has. Its files have a MiB each.
 const SIZE: u64 = 64 << 20;
-/// Publications that are on their way at a time.
-const TOGETHER: usize = 16;
+/// Publications that are on their way at a time: few, as the broker is to notice in time that the next file of the journal
+/// cannot be made, which is a thread's work on a machine that may be busy.
+const TOGETHER: usize = 4;
 /// Bytes of each of them, about.
 const PAYLOAD: usize = 16 << 10;
 
@@ -32,8 +35,12 @@ struct Scene {
     etc: TempDir,
     admin: String,
     sent: usize,
+    /// What was sent and is not answered yet, in its order, and who has sent it.
+    waiting: VecDeque<(String, Sent)>,
+    publishers: Vec<(Client, Incoming)>,
     acknowledged: Vec<String>,
-    refused: BTreeSet<ReasonCode>,
+    /// What was not answered when the broker was killed: it may have been kept, or not.
+    unanswered: BTreeSet<String>,
 }
 
 impl Scene {
@@ -45,7 +52,16 @@ impl Scene {
             config.storage = Some(Storage { size: SIZE, ..Storage::default() });
         });
         let admin = format!("http://127.0.0.1:{admin}");
-        Self { disk, etc, admin, sent: 0, acknowledged: Vec::new(), refused: BTreeSet::new() }
+        Self {
+            disk,
+            etc,
+            admin,
+            sent: 0,
+            waiting: VecDeque::new(),
+            publishers: Vec::new(),
+            acknowledged: Vec::new(),
+            unanswered: BTreeSet::new(),
+        }
     }
 
     fn state(&self) -> PathBuf {
@@ -60,77 +76,114 @@ impl Scene {
         self.start().await.unwrap_or_else(|error| panic!("{}", error.0))
     }
 
-    async fn health(&self) -> u64 {
-        let metrics = reqwest::get(format!("{}/metrics", self.admin)).await.unwrap().text().await.unwrap();
-        value(&metrics, "mqtt_storage_health").unwrap_or_else(|| panic!("no health in {metrics}")) as u64
-    }
-
     async fn is_ready(&self) -> bool {
         reqwest::get(format!("{}/readyz", self.admin)).await.unwrap().status() == 200
     }
 
     async fn await_health(&self, wanted: u64) {
-        await_until(DEADLINE, "that health of the journal", async || match self.health().await {
-            health if health == wanted => Ok(()),
-            other => Err(other),
-        })
-        .await;
+        await_health(&self.admin, wanted).await;
     }
 
-    /// Publishes what the sessions that are away get, some together; notes what was acknowledged, and says whether all was.
-    async fn publish_some(&mut self, publisher: &Client) -> bool {
-        let mut on_their_way = Vec::new();
+    /// Sends some of what the sessions that are away get.
+    async fn send_some(&mut self, publisher: &Client) {
         for _ in 0..TOGETHER {
             self.sent += 1;
             let payload = format!("{} {}", self.sent, "x".repeat(PAYLOAD));
-            let message = Message::new("t/kept", payload.clone(), QoS::AtLeastOnce);
-            on_their_way.push((payload, publisher.send(&message).await.unwrap()));
+            let sent = publisher.send(&Message::new("t/kept", payload.clone(), QoS::AtLeastOnce)).await.unwrap();
+            self.waiting.push_back((payload, sent));
         }
-        let mut all = true;
-        for (payload, sent) in on_their_way {
-            let answer = tokio::time::timeout(DEADLINE, sent).await;
-            match answer.expect("an answer to each publication").unwrap() {
-                ReasonCode::SUCCESS => self.acknowledged.push(payload),
-                code => {
-                    self.refused.insert(code);
-                    all = false;
-                }
-            }
-        }
-        all
     }
 
-    /// Publishes until something is refused, which must be for this reason.
-    async fn publish_until_refused(&mut self, publisher: &Client, code: ReasonCode) {
-        while self.publish_some(publisher).await {
-            assert!(self.sent * PAYLOAD < SIZE as usize, "nothing is refused");
+    /// Notes the answers as they come; says the codes of those that are refusals. With `until_full` it does not wait for
+    /// what the broker cannot answer before there is room.
+    async fn answers(&mut self, until_full: bool) -> BTreeSet<ReasonCode> {
+        let began = Instant::now();
+        let mut refused = BTreeSet::new();
+        while let Some((payload, sent)) = self.waiting.front_mut() {
+            match tokio::time::timeout(LOOK, sent).await {
+                Ok(answer) => {
+                    match answer.unwrap() {
+                        ReasonCode::SUCCESS => self.acknowledged.push(std::mem::take(payload)),
+                        code => drop(refused.insert(code)),
+                    }
+                    self.waiting.pop_front();
+                }
+                Err(_) if until_full && health(&self.admin).await > 0 => break,
+                Err(_) => assert!(began.elapsed() < DEADLINE, "{} are not answered", self.waiting.len()),
+            }
         }
-        assert_eq!(self.refused, BTreeSet::from([code]));
+        refused
+    }
+
+    /// Publishes some; answers whether all is acknowledged.
+    async fn publish_some(&mut self, publisher: &Client) -> bool {
+        self.send_some(publisher).await;
+        self.answers(false).await.is_empty()
+    }
+
+    /// Publishes until the broker can keep no more, which it says with this code.
+    async fn publish_until_refused(&mut self, broker: &Process, code: ReasonCode) {
+        let (publisher, incoming) = plain(broker, "filler", Version::V5).await;
+        let mut refused = BTreeSet::new();
+        while refused.is_empty() && health(&self.admin).await == 0 {
+            assert!(self.sent * PAYLOAD < SIZE as usize, "nothing is refused");
+            self.send_some(&publisher).await;
+            refused = self.answers(true).await;
+        }
+        assert!(refused.iter().all(|it| *it == code), "{refused:?}");
+        self.publishers.push((publisher, incoming));
+        let (other, _incoming) = plain(broker, "other", Version::V5).await;
+        let answer = other.publish(&Message::new("t/kept", "refused", QoS::AtLeastOnce)).await.unwrap();
+        assert_eq!(answer, code);
     }
 
     /// Publishes until everything of some is acknowledged again.
     async fn publish_until_taken(&mut self, publisher: &Client) {
         await_until(DEADLINE, "publications acknowledged again", async || {
-            if self.publish_some(publisher).await { Ok(()) } else { Err(self.refused.clone()) }
+            if self.publish_some(publisher).await { Ok(()) } else { Err("they are refused") }
         })
         .await;
+    }
+
+    fn kill(&mut self, broker: Process) {
+        assert_eq!(broker.kill(), None, "it panicked");
+        self.unanswered.extend(self.waiting.drain(..).map(|(payload, _)| payload));
     }
 
     /// The sessions that were away get what was acknowledged, in order, once, and nothing else.
     async fn everything_comes(&mut self, broker: &Process) {
         let (publisher, _incoming) = plain(broker, "last words", Version::V5).await;
         assert!(self.publish_some(&publisher).await, "what is refused now would not be looked for");
+        self.what_was_acknowledged_comes(broker).await;
+    }
+
+    async fn what_was_acknowledged_comes(&self, broker: &Process) {
         for version in [Version::V311, Version::V5] {
             let (_client, mut incoming, present) = lasting(broker, &away(version), version).await.unwrap();
             assert!(present, "the session of {version} is there");
             let last = self.acknowledged.last().unwrap();
-            let came = all_until(&mut incoming, last).await;
+            let mut came = all_until(&mut incoming, last).await;
+            came.retain(|payload| !self.unanswered.contains(payload));
             let differs = came.iter().zip(&self.acknowledged).position(|(one, other)| one != other);
             let short = |payload: &String| payload.split(' ').next().unwrap().to_owned();
             let around = differs.map(|at| (short(&came[at]), short(&self.acknowledged[at])));
             assert_eq!((came.len(), around), (self.acknowledged.len(), None), "{version}");
         }
     }
+}
+
+/// What the broker with this admin port says of its journal.
+async fn health(admin: &str) -> u64 {
+    let metrics = reqwest::get(format!("{admin}/metrics")).await.unwrap().text().await.unwrap();
+    value(&metrics, "mqtt_storage_health").unwrap_or_else(|| panic!("no health in {metrics}")) as u64
+}
+
+async fn await_health(admin: &str, wanted: u64) {
+    await_until(DEADLINE, "that health of the journal", async || match health(admin).await {
+        health if health == wanted => Ok(()),
+        other => Err(other),
+    })
+    .await;
 }
 
 fn away(version: Version) -> String {
@@ -215,9 +268,9 @@ async fn on_a_full_disk_what_must_be_kept_is_refused_and_with_room_again_it_goes
     let mut broker = scene.started().await;
     leave_sessions(&broker).await;
     let (publisher, _incoming) = plain(&broker, "publisher", Version::V5).await;
-    scene.publish_until_refused(&publisher, ReasonCode::QUOTA_EXCEEDED).await;
+    scene.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
     assert!(scene.acknowledged.len() * PAYLOAD > 3 * MIB, "only {} were taken", scene.acknowledged.len());
-    assert_eq!(scene.health().await, 1);
+    assert_eq!(health(&scene.admin).await, 1);
     assert!(scene.is_ready().await, "MQTT is served");
 
     let retained = publisher.publish(&Message::new("t/r", "refused", QoS::AtLeastOnce).retained()).await.unwrap();
@@ -236,7 +289,7 @@ async fn on_a_full_disk_what_must_be_kept_is_refused_and_with_room_again_it_goes
     std::fs::remove_file(ballast).unwrap();
     scene.publish_until_taken(&publisher).await;
     scene.await_health(0).await;
-    for _ in 0..4 {
+    for _ in 0..16 {
         assert!(scene.publish_some(&publisher).await);
     }
     scene.everything_comes(&broker).await;
@@ -249,12 +302,11 @@ async fn a_broker_that_is_killed_on_a_full_disk_starts_there_and_has_what_it_ack
     let ballast = ballast(&scene.disk);
     let broker = scene.started().await;
     leave_sessions(&broker).await;
-    let (publisher, _incoming) = plain(&broker, "publisher", Version::V5).await;
-    scene.publish_until_refused(&publisher, ReasonCode::QUOTA_EXCEEDED).await;
+    scene.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
     // To the last byte.
     let filled = std::fs::write(scene.disk.outside().join("more"), vec![1; 8 * MIB]);
     assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-    broker.kill();
+    scene.kill(broker);
 
     let broker = scene.started().await;
     scene.await_health(1).await;
@@ -263,6 +315,26 @@ async fn a_broker_that_is_killed_on_a_full_disk_starts_there_and_has_what_it_ack
     std::fs::remove_file(ballast).unwrap();
     scene.await_health(0).await;
     scene.everything_comes(&broker).await;
+}
+
+/// Of the disk there is less left than a file of the journal takes: what a session needs to come back finds its room, and
+/// what it has taken leaves room again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_come_back_to_a_broker_that_has_started_on_a_full_disk_and_so_make_room() {
+    let mut scene = Scene::on(SmallDisk::mount("size=8m"));
+    let broker = scene.started().await;
+    leave_sessions(&broker).await;
+    scene.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
+    let filled = std::fs::write(scene.disk.outside().join("more"), vec![1; 8 * MIB]);
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    scene.kill(broker);
+
+    let broker = scene.started().await;
+    scene.await_health(1).await;
+    scene.what_was_acknowledged_comes(&broker).await;
+    scene.await_health(0).await;
+    let (publisher, _incoming) = plain(&broker, "publisher", Version::V5).await;
+    assert!(scene.publish_some(&publisher).await);
 }
 
 /// The limit on the size of files ends a write halfway, in a file that was whole before.
@@ -275,14 +347,15 @@ async fn what_a_write_has_done_by_half_is_written_again_elsewhere() {
     assert!(scene.publish_some(&publisher).await);
     let process = broker.id().to_string();
     scene.disk.run("prlimit", &["--pid", &process, &format!("--fsize={}:", MIB / 2)]);
-    scene.publish_until_refused(&publisher, ReasonCode::QUOTA_EXCEEDED).await;
+    scene.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
     assert!(broker.said().contains("File too large"), "{}", broker.said());
+    let (publisher, _incoming) = plain(&broker, "after that", Version::V5).await;
     what_needs_no_keeping_is_served(&broker, &publisher).await;
     scene.disk.run("prlimit", &["--pid", &process, "--fsize=unlimited:"]);
     scene.publish_until_taken(&publisher).await;
     scene.await_health(0).await;
     assert!(scene.publish_some(&publisher).await);
-    broker.kill();
+    scene.kill(broker);
     let broker = scene.started().await;
     scene.everything_comes(&broker).await;
 }
@@ -299,7 +372,7 @@ async fn on_a_disk_that_becomes_read_only_lasting_sessions_are_refused_until_it_
     let journal = journal.to_str().unwrap();
     scene.disk.run("mount", &["--bind", journal, journal]);
     scene.disk.run("mount", &["-o", "remount,bind,ro", journal]);
-    scene.publish_until_refused(&publisher, ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR).await;
+    scene.publish_until_refused(&broker, ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR).await;
     scene.await_health(2).await;
     assert!(scene.is_ready().await, "MQTT is served");
     of_version_3_the_publisher_is_closed(&broker).await;
@@ -315,7 +388,7 @@ async fn on_a_disk_that_becomes_read_only_lasting_sessions_are_refused_until_it_
     scene.await_health(0).await;
     let (new, _incoming, _) = lasting(&broker, "new", Version::V5).await.unwrap();
     subscribe(&new, "t/new").await;
-    for _ in 0..4 {
+    for _ in 0..16 {
         assert!(scene.publish_some(&publisher).await);
     }
     scene.everything_comes(&broker).await;

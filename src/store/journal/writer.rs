@@ -23,6 +23,8 @@ const WINDOW: usize = 1024 * 1024;
 const KEPT: usize = 4 * 1024 * 1024;
 /// Bytes that may be dead whatever lives.
 const SLACK: u64 = 64 * 1024 * 1024;
+/// How often the length of a segment is halved, if nothing can be written and the disk has no room for a whole one.
+const HALVED: u32 = 6;
 /// Commits before an old segment that could not be read is tried again, at first and at most.
 const REST: (u32, u32) = (64, 16 * 1024);
 
@@ -139,6 +141,8 @@ pub struct Writer<D> {
     by_disk: bool,
     /// Nothing can be written before there is one.
     starved: bool,
+    /// How often its length is halved.
+    halved: u32,
 }
 
 impl<D: Disk> Writer<D> {
@@ -169,6 +173,7 @@ impl<D: Disk> Writer<D> {
             refused: None,
             by_disk: false,
             starved: false,
+            halved: 0,
         }
     }
 
@@ -363,6 +368,7 @@ impl<D: Disk> Writer<D> {
         let opened = at + bytes.len() as u64;
         self.current = Some(Current { number, seal, length, at: opened, from: opened, synced: false });
         self.ahead = Ahead::None;
+        self.starved = false;
         self.disk.write(number, at, &bytes).map_err(Stopped::Failed)
     }
 
@@ -381,13 +387,19 @@ impl<D: Disk> Writer<D> {
             match self.disk.begun() {
                 Some(Ok(())) => {
                     self.ahead = Ahead::Ready { number, length };
-                    (self.refused, self.by_disk) = (None, false);
+                    self.halved = 0;
+                    // A small one is for what makes room, and for that alone.
+                    if length >= self.segment {
+                        (self.refused, self.by_disk) = (None, false);
+                    }
                 }
                 Some(Err(failed)) => {
                     self.ahead = Ahead::None;
                     self.next = number;
                     self.refused = Some(io::Error::new(failed.kind(), failed.to_string()));
                     self.by_disk = true;
+                    let goes_on = self.starved && self.halved < HALVED && of_error(&failed) == Health::Full;
+                    self.halved = if goes_on { self.halved + 1 } else { 0 };
                     error = Some(failed);
                 }
                 None => {}
@@ -396,10 +408,9 @@ impl<D: Disk> Writer<D> {
         let may_try = retry || self.refused.is_none() || self.starved && !self.by_disk;
         if self.ahead == Ahead::None && may_try && error.is_none() {
             let needed = fitting_first(&self.out.bytes()[self.written..]) + HEADER as u64 + OPENING;
-            let length = self.segment.max(needed);
+            let length = (self.segment >> if self.starved { self.halved } else { 0 }).max(needed);
             // What makes room (acknowledgements, and copies) must have some, even above the limit.
             if self.total() + length <= self.size || self.starved {
-                self.starved = false;
                 self.begin(self.next, length);
             } else if self.refused.is_none() {
                 let text = format!("the journal has all of the {} bytes that it may take", self.size);
@@ -432,7 +443,8 @@ impl<D: Disk> Writer<D> {
             return true;
         }
         let live_of_old: u64 = self.old.iter().map(|old| self.index.live_of(old.number)).sum();
-        self.total() > self.size / 4 * 3 && of_old.saturating_sub(live_of_old) > self.segment + self.segment / 2
+        let is_tight = self.by_disk || self.total() > self.size / 4 * 3;
+        is_tight && of_old.saturating_sub(live_of_old) > self.segment + self.segment / 2
     }
 
     /// Whether copying the oldest segment would end: there must be room for what it still holds.
@@ -445,7 +457,9 @@ impl<D: Disk> Writer<D> {
                 Ahead::None => 0,
                 Ahead::Making { length, .. } | Ahead::Ready { length, .. } => length,
             };
-        self.index.live_of(old.number) + (SLICE as u64 / 8).min(self.segment / 8) < room
+        let live = self.index.live_of(old.number);
+        // What comes meanwhile wants room, too; the longer it takes, the more.
+        live + live.clamp(self.segment / 256, (SLICE as u64 / 8).min(self.segment / 8)) < room
     }
 
     /// Says again what a part of the oldest segment still holds; answers whether there was anything to do.

@@ -222,3 +222,22 @@ fn published(seq: u64) -> Event {
     let target = super::super::Target { session: 1, seq, qos: crate::mqtt::QoS::AtLeastOnce, retain: false, via: None };
     Event::Published(model::message(seq, "t", &[1; 100]), None, false, vec![target])
 }
+
+#[test]
+fn on_a_disk_without_room_for_a_segment_what_makes_room_gets_a_smaller_one() {
+    let disk = Simulated::default();
+    let mut steps = Steps::open(&disk);
+    steps.append(&[Event::Session(1, 60)]);
+    drop(steps);
+    let disk = disk.after(Crash::All, &mut Dice::new(1));
+    disk.limit(Some(disk.used() - SEGMENT + SEGMENT / 2));
+    let mut steps = Steps::open(&disk);
+    assert_eq!(steps.health(), Health::Full);
+    steps.append(&[Event::Session(2, 60)]);
+    assert_eq!(steps.health(), Health::Full, "it is not for what needs to be kept");
+    disk.limit(None);
+    assert_eq!((0..3).map(|_| steps.health()).last(), Some(Health::Good));
+    steps.append(&[Event::Session(3, 60)]);
+    drop(steps);
+    assert_eq!(Steps::open(&disk).recovered.sessions.len(), 3);
+}
