@@ -79,7 +79,6 @@ struct Reading<'a, D> {
 pub fn recover<D: Disk>(disk: &mut D, size: u64, segment: u64) -> Result<(Recovered, Start), Unreadable> {
     let began = Instant::now();
     let (segments, foreign) = disk.list()?;
-    let set_aside = disk.aside()?;
     let mut begins = BTreeMap::new();
     for (number, _) in &segments {
         begins.insert(*number, begin(disk, *number)?);
@@ -93,11 +92,12 @@ pub fn recover<D: Disk>(disk: &mut D, size: u64, segment: u64) -> Result<(Recove
     let next = segments.last().map_or(0, |last| last.0) + 1;
     loop {
         let segments = needed(disk, first)?;
+        let set_aside = disk.aside()?;
         let mut reading = Reading {
             disk,
             salt,
             index: Index::new([RandomState::new(), RandomState::new()]),
-            report: Report { foreign: foreign.clone(), set_aside: set_aside.clone(), ..Report::default() },
+            report: Report { foreign: foreign.clone(), set_aside, ..Report::default() },
             old: VecDeque::new(),
             damaged: 0,
             unreadable: BTreeSet::new(),
@@ -171,12 +171,17 @@ fn upgrade(found: u32) -> Result<(), Unreadable> {
     }
 }
 
-/// The segments from `first` on; the others are removed.
+/// The segments from `first` on; the others are removed, but for those that the disk cannot read.
 fn needed<D: Disk>(disk: &mut D, first: u32) -> io::Result<Vec<(u32, u64)>> {
     let (mut segments, _) = disk.list()?;
     // In their order: what says that something is over goes last.
-    for (number, _) in segments.iter().filter(|(number, _)| *number < first) {
-        disk.remove(*number)?;
+    let mut bytes = Vec::new();
+    for (number, length) in segments.iter().filter(|(number, _)| *number < first) {
+        if read_around(disk, *number, 0, *length as usize, &mut bytes)?.is_empty() {
+            disk.remove(*number)?;
+        } else {
+            disk.set_aside(*number)?;
+        }
     }
     segments.retain(|(number, _)| *number >= first);
     Ok(segments)

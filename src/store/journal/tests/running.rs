@@ -171,6 +171,41 @@ fn a_waker_is_woken_once_for_a_position_and_at_once_for_one_that_is_durable() {
     assert_eq!(count.0.load(Ordering::SeqCst), 2, "what is durable wakes at once");
 }
 
+#[test]
+fn an_old_segment_that_was_changed_below_the_journal_goes_to_a_folder_and_the_next_start_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = directory.path().join("0000000001.log");
+    let (journal, _) = open(settings(directory.path(), Durability::Fsync)).unwrap();
+    append(&journal, &Event::Session(1, 60));
+    let lost = model::message(journal.message_id(), "lost", b"to be changed");
+    append(&journal, &Event::Published(lost, None, true, Vec::new()));
+    let kept = model::message(journal.message_id(), "kept", b"as it was");
+    let position = append(&journal, &Event::Published(kept, None, true, Vec::new()));
+    wait(&journal, position);
+    let bytes = std::fs::read(&first).unwrap();
+    let at = bytes.windows(13).position(|window| window == b"to be changed").unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&first).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"T", at as u64).unwrap();
+    for seq in 1.. {
+        append(&journal, &publication(&journal, seq));
+        let position = append(&journal, &Event::Done(1, seq));
+        if seq % 100 == 0 {
+            wait(&journal, position);
+            if !first.exists() {
+                break;
+            }
+        }
+        assert!(seq < 1_000_000, "it is never copied: {:?}", journal.stats());
+    }
+    assert_eq!(journal.stats().damaged_places, 1);
+    let aside = std::fs::read(directory.path().join("damaged/0000000001.log")).unwrap();
+    assert_eq!(aside[at..at + 13], *b"To be changed");
+    drop(journal);
+    let (_, recovered) = open(settings(directory.path(), Durability::Fsync)).unwrap();
+    assert_eq!(recovered.retained.iter().map(|message| message.topic()).collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(recovered.report.set_aside, [1]);
+}
+
 /// The thread with a disk that a test can break.
 struct Threaded {
     shared: Arc<Shared>,
