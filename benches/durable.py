@@ -3,8 +3,8 @@
 
   publish    64 publishers with 16 messages of QoS 1 in flight, each with a subscriber whose session outlives its
              connection: ours with fsync, ours with memory, and mosquitto with its own persistence, which does not sync.
-             PUBACK at 5,000 messages per second, beside what the disk itself takes for fdatasync in the same round, for a
-             program on the broker's core that does nothing else: one after the other, and 5,000 times per second.
+             PUBACK at calm rates, beside what the disk itself takes in the same round: for a program on the broker's core
+             that does nothing but write and sync, as often.
   restart    100,000 sessions with 10 messages each; SIGKILL; how long until a client is served by the next process.
   drain      1,000 sessions with 1,000 messages each, whose clients come back at the same time; ours and mosquitto.
 
@@ -34,6 +34,8 @@ from compare import ROOT, Mosquitto, Ours, await_port, machine, spread
 PAGE = ROOT / "docs" / "durability.md"
 TOPIC = b"bench/drain/0"
 PAYLOAD = b"x" * 100
+# Messages per second of all publishers at which acknowledgements are timed.
+CALM = (1000, 5000)
 
 
 class Kept(Ours):
@@ -198,9 +200,11 @@ def drain(arguments, password, sessions, messages):
     return time.monotonic() - began
 
 
-def disk(arguments, rate=None, times=5000, length=150):
-    """What the disk takes for fdatasync after so many bytes into a file full of zeroes: p50 and p99 in milliseconds."""
+def disk(arguments, rate, length=150):
+    """What the disk takes for a write of so many bytes into a file full of zeroes and fdatasync, so many times per second:
+    p50 and p99 in milliseconds."""
     path = pathlib.Path(arguments.directory) / "disk"
+    times = int(rate * arguments.seconds)
     with path.open("wb") as file:
         file.write(bytes(length * times))
         os.fsync(file.fileno())
@@ -208,9 +212,8 @@ def disk(arguments, rate=None, times=5000, length=150):
     os.sched_setaffinity(0, {int(arguments.broker_core)})
     took, content, due = [], os.urandom(length), time.perf_counter()
     for index in range(times):
-        if rate:
-            due += 1 / rate
-            time.sleep(max(0, due - time.perf_counter()))
+        due += 1 / rate
+        time.sleep(max(0, due - time.perf_counter()))
         began = time.perf_counter()
         os.pwrite(file, content, index * length)
         os.fdatasync(file)
@@ -251,35 +254,41 @@ def measure_publish(brokers, arguments):
     runs = {broker.name: [] for broker in brokers}
     disks = []
     for round_ in range(arguments.rounds):
-        disks.append((*disk(arguments), *disk(arguments, rate=5000)))
+        disks.append([disk(arguments, rate) for rate in CALM])
         for broker in brokers[round_ % len(brokers):] + brokers[:round_ % len(brokers)]:
-            def work(running):
+            def busy(running):
                 full = bench(running, arguments, "pairs", "--clients", "64", "--inflight", "16")
                 syncs, received = None, None
                 if isinstance(broker, Kept) and broker.durability == "fsync":
                     syncs = running.metric("mqtt_storage_syncs_total")
                     received = running.metric("mqtt_messages_received_total", 'qos="1"')
-                calm = bench(running, arguments, "pairs", "--clients", "64", "--rate", "5000")
                 return {"rate": full["delivered_per_second"], "cpu": full["broker"]["cpu_per_delivery"],
-                        "syncs": syncs / received if syncs else None,
-                        "p50": calm["acknowledgement"]["p50"] / 1000, "p99": calm["acknowledgement"]["p99"] / 1000}
-            run = in_directory(broker, arguments, work)
+                        "syncs": syncs / received if syncs else None}
+
+            def calm(rate):
+                def work(running):
+                    took = bench(running, arguments, "pairs", "--clients", "64", "--rate", str(rate))["acknowledgement"]
+                    return took["p50"] / 1000, took["p99"] / 1000
+                # A broker of its own: sessions of the load before would get everything as well.
+                return in_directory(broker, arguments, work)
+            run = in_directory(broker, arguments, busy) | {"calm": [calm(rate) for rate in CALM]}
             runs[broker.name].append(run)
             print(f"round {round_ + 1}  {broker.name:<24} {run['rate']:9,.0f}/s  {run['cpu']:.2f} CPU µs  PUBACK "
-                  f"{run['p50']:.2f}/{run['p99']:.2f} ms  syncs/message {run['syncs']}  disk {disks[-1]}",
-                  file=sys.stderr, flush=True)
-    lines = ["| 64 publishers × 16 in flight | messages/s | broker CPU µs per message | syncs per message "
-             "| PUBACK p50 / p99 ms at 5,000/s |", "|---|---|---|---|---|"]
+                  f"{run['calm']} ms  syncs/message {run['syncs']}  disk {disks[-1]}", file=sys.stderr, flush=True)
+
+    def times(measured):
+        return " | ".join(f"{spread([it[at][0] for it in measured], 2)} / {spread([it[at][1] for it in measured], 2)}"
+                          for at in range(len(CALM)))
+    columns = " | ".join(f"PUBACK p50 / p99 ms at {rate:,}/s" for rate in CALM)
+    lines = [f"| 64 publishers × 16 in flight | messages/s | broker CPU µs per message | syncs per message | {columns} |",
+             "|---" * (4 + len(CALM)) + "|"]
     for broker in brokers:
         mine = runs[broker.name]
         syncs = [run["syncs"] for run in mine if run["syncs"]]
         lines.append(f"| {broker.name} | {spread([run['rate'] for run in mine], 0)} "
                      f"| {spread([run['cpu'] for run in mine], 2)} "
-                     f"| {spread(syncs, 4) if syncs else '–'} | {spread([run['p50'] for run in mine], 2)} / "
-                     f"{spread([run['p99'] for run in mine], 2)} |")
-    own = [spread([it[at] for it in disks], 3) for at in range(4)]
-    lines += ["", f"The disk's own write and fdatasync of 150 bytes in the same rounds, on the broker's core: p50 {own[0]} ms, "
-              f"p99 {own[1]} ms one after the other; p50 {own[2]} ms, p99 {own[3]} ms at 5,000/s."]
+                     f"| {spread(syncs, 4) if syncs else '–'} | {times([run['calm'] for run in mine])} |")
+    lines.append(f"| the disk alone: write of 150 bytes, fdatasync | – | – | – | {times(disks)} |")
     return lines
 
 
