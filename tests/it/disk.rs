@@ -145,6 +145,17 @@ impl Scene {
         .await;
     }
 
+    /// Fills the disk to the last byte, kills the broker, and starts it there again.
+    async fn started_again_on_a_full_disk(&mut self, broker: Process) -> Process {
+        self.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
+        let filled = std::fs::write(self.disk.outside().join("more"), vec![1; 8 * MIB]);
+        assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        self.kill(broker);
+        let broker = self.started().await;
+        self.await_health(1).await;
+        broker
+    }
+
     fn kill(&mut self, broker: Process) {
         assert_eq!(broker.kill(), None, "it panicked");
         self.unanswered.extend(self.waiting.drain(..).map(|(payload, _)| payload));
@@ -302,14 +313,7 @@ async fn a_broker_that_is_killed_on_a_full_disk_starts_there_and_has_what_it_ack
     let ballast = ballast(&scene.disk);
     let broker = scene.started().await;
     leave_sessions(&broker).await;
-    scene.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
-    // To the last byte.
-    let filled = std::fs::write(scene.disk.outside().join("more"), vec![1; 8 * MIB]);
-    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-    scene.kill(broker);
-
-    let broker = scene.started().await;
-    scene.await_health(1).await;
+    let broker = scene.started_again_on_a_full_disk(broker).await;
     let (publisher, _incoming) = plain(&broker, "publisher", Version::V5).await;
     what_needs_no_keeping_is_served(&broker, &publisher).await;
     std::fs::remove_file(ballast).unwrap();
@@ -324,13 +328,7 @@ async fn sessions_come_back_to_a_broker_that_has_started_on_a_full_disk_and_so_m
     let mut scene = Scene::on(SmallDisk::mount("size=8m"));
     let broker = scene.started().await;
     leave_sessions(&broker).await;
-    scene.publish_until_refused(&broker, ReasonCode::QUOTA_EXCEEDED).await;
-    let filled = std::fs::write(scene.disk.outside().join("more"), vec![1; 8 * MIB]);
-    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-    scene.kill(broker);
-
-    let broker = scene.started().await;
-    scene.await_health(1).await;
+    let broker = scene.started_again_on_a_full_disk(broker).await;
     scene.what_was_acknowledged_comes(&broker).await;
     scene.await_health(0).await;
     let (publisher, _incoming) = plain(&broker, "publisher", Version::V5).await;

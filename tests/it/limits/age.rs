@@ -54,6 +54,15 @@ fn away(broker: &Broker, version: Version, n: usize, filter: &str, qos: u8) {
     });
 }
 
+/// The same for a client of each version; answers versions and numbers.
+fn one_of_each_version_away(broker: &Broker) -> [(Version, usize); 3] {
+    let clients = VERSIONS.map(|version| (version, version as usize + 1));
+    for (version, n) in clients {
+        away(broker, version, n, "t/a", 2);
+    }
+    clients
+}
+
 fn back(broker: &Broker, version: Version, n: usize) -> Wire {
     let (wire, connack) = Wire::accepted(broker, &Connect::kept(version, n));
     assert!(connack.session_present || version == Version::V31);
@@ -67,10 +76,7 @@ fn let_seconds_pass(broker: &Broker, seconds: u32) {
 #[test]
 fn what_has_waited_longer_than_it_may_is_dropped_and_counted_and_what_has_not_is_delivered() {
     let broker = broker_with(|config| config.limits.max_queued_age = Some(3));
-    let clients = VERSIONS.map(|version| (version, version as usize + 1));
-    for (version, n) in clients {
-        away(&broker, version, n, "t/a", 2);
-    }
+    let clients = one_of_each_version_away(&broker);
     let mut from = Wire::connect(&broker, V5, "from");
     published(&mut from, QOS_1, "t/a", b"old", 0);
     published(&mut from, QOS_2, "t/a", b"old", 0);
@@ -89,10 +95,7 @@ fn what_has_waited_longer_than_it_may_is_dropped_and_counted_and_what_has_not_is
 #[test]
 fn what_waits_for_a_client_that_stays_away_goes_when_it_is_too_old() {
     let broker = broker_with(|config| config.limits.max_queued_age = Some(1));
-    let clients = VERSIONS.map(|version| (version, version as usize + 1));
-    for (version, n) in clients {
-        away(&broker, version, n, "t/a", 2);
-    }
+    let clients = one_of_each_version_away(&broker);
     let mut from = Wire::connect(&broker, V5, "from");
     for first in [QOS_1, QOS_2, QOS_1, QOS_2] {
         published(&mut from, first, "t/a", b"x", 0);
