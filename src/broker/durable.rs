@@ -3,7 +3,7 @@
 //! The journal keeps what it understands: subscriptions, deliveries, identifiers. Who a session belongs to and what its
 //! will is goes along as a document of the broker's own.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::counters::Gate;
 use super::effects::Effects;
 use super::mailbox::Mailbox;
-use super::registry::{About, Entry};
+use super::registry::{About, Entry, NOWHERE};
 use super::router::Subscriber;
 use super::will::{BadWill, StoredWill, Will};
 use super::{Shared, unix_millis};
@@ -82,9 +82,9 @@ impl Restored {
         if let Some(gate) = self.gates.iter().find(|gate| *gate.name == *listener) {
             return gate.clone();
         }
-        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        self.gates.push(Arc::new(Gate::new(listener, nowhere, false)));
-        self.gate(listener)
+        let gate = Arc::new(Gate::new(listener, NOWHERE, false));
+        self.gates.push(gate.clone());
+        gate
     }
 }
 

@@ -31,6 +31,7 @@ use super::will::Will;
 use super::{Shared, unix_millis};
 use crate::auth::explain::{self, Request, Verb};
 use crate::auth::{Grants, Identity, Lost, Presented, Principal, Refusal, Verdict, Why};
+use crate::config::bridge::SESSION_EXPIRY;
 use crate::config::broker::Limits;
 use crate::mqtt::packet::{ConnAck, Connect, Packet};
 use crate::mqtt::property::ConnAckProperties;
@@ -339,7 +340,7 @@ fn peer(shared: &Shared, connect: &Connect<'_>, client_id: Arc<str>, identity: A
     let longest = match identity.principal {
         Principal::Anonymous => 0,
         // What waits for it was acknowledged, and is not lost because it stays away for a week.
-        Principal::Bridge => u32::MAX,
+        Principal::Bridge => SESSION_EXPIRY,
         _ => shared.limits.session_expiry,
     };
     let session_expiry = asked_expiry.min(longest);

@@ -4,7 +4,7 @@
 //! with the connection's task, or in the store while the client is away.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +58,9 @@ pub struct Entry {
     #[expect(dead_code, reason = "counts until it is dropped")]
     held: Held,
 }
+
+/// Where a client is that has not been here: before its first connection, or to this process.
+pub const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// About what a session takes, its client connected or not: 2.4 KiB were seen with a token that other clients have too, up
 /// to twice as much with one of its own.

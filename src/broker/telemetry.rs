@@ -5,7 +5,6 @@
 //! and its SUBSCRIBE finds what it asks for. It is a session like any other: written down, listed, and limited by what may
 //! wait for the bridge.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -16,7 +15,7 @@ use super::events::{self, Who};
 use super::listener::Entrance;
 use super::mailbox::Mailbox;
 use super::reconsider::RULES;
-use super::registry::{About, Entry};
+use super::registry::{About, Entry, NOWHERE};
 use super::router::Subscriber;
 use super::{Shared, unix_millis};
 use crate::auth::{Identity, Principal};
@@ -24,9 +23,6 @@ use crate::config::bridge::{CLIENT_ID, SESSION_EXPIRY, SUBSCRIPTION};
 use crate::mqtt::topic::{self, Filter};
 use crate::mqtt::{QoS, Version};
 use crate::store::{Cursor, Delivery, StoredSession, Subscription};
-
-/// Where a client is that has never been here.
-const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Shared {
     /// Makes the bridge's session be as the configuration has it, while the bridge is away: made, with other topics, or

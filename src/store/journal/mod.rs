@@ -207,8 +207,6 @@ pub struct Found {
     pub missing_segments: u64,
     pub lost_deliveries: u64,
     pub lost_sessions: u64,
-    /// How long reading took.
-    pub milliseconds: u64,
 }
 
 impl From<&Report> for Found {
@@ -219,7 +217,6 @@ impl From<&Report> for Found {
             missing_segments: report.missing_segments.len() as u64,
             lost_deliveries: report.lost_deliveries,
             lost_sessions: report.lost_sessions.len() as u64,
-            milliseconds: report.milliseconds,
         }
     }
 }
