@@ -459,7 +459,7 @@ impl<D: Disk> Writer<D> {
             };
         let live = self.index.live_of(old.number);
         // What comes meanwhile wants room, too; the longer it takes, the more.
-        live + live.clamp(self.segment / 256, (SLICE as u64 / 8).min(self.segment / 8)) < room
+        live + live.max(self.segment / 256).min(self.segment / 8).min(SLICE as u64 / 8) < room
     }
 
     /// Says again what a part of the oldest segment still holds; answers whether there was anything to do.
